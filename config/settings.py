@@ -1,0 +1,217 @@
+"""All settings, each read once from the environment or from `.env`; `.env.example` names every one.
+
+Development is whatever `manage.py dev` or pytest started (they set DEVELOPMENT), and whatever command joins a
+running `manage.py dev`. Everything else is production and refuses to start on an unsafe setting.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_lazy as _
+
+from config import embedded
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.Env()
+env.read_env(BASE_DIR / ".env")
+
+LOCAL_DIR = Path(env.str("LOCAL_DIR", default="") or BASE_DIR / ".local").resolve()
+DEVELOPMENT: bool = env.bool("DEVELOPMENT", default=embedded.is_running(LOCAL_DIR))
+DEBUG: bool = env.bool("DEBUG", default=False)
+SECRET_KEY: str = env.str("SECRET_KEY", default="")
+ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["*"] if DEVELOPMENT else ["localhost", "127.0.0.1"])
+CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+
+if DEVELOPMENT:
+    SECRET_KEY = SECRET_KEY or embedded.secret_key(LOCAL_DIR)
+elif not SECRET_KEY:
+    raise ImproperlyConfigured("SECRET_KEY is not set. Put a long random string into .env or the environment.")
+elif DEBUG:
+    raise ImproperlyConfigured("DEBUG is on. It shows internals to visitors: remove it, or use `make run`.")
+elif "*" in ALLOWED_HOSTS:
+    raise ImproperlyConfigured("ALLOWED_HOSTS is a wildcard. Name the hosts this server answers to.")
+
+# Apps and requests
+
+INSTALLED_APPS = [
+    "accounts",
+    "main",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.postgres",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "servestatic",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "csp",
+]
+MIDDLEWARE = [
+    "main.middleware.DatabaseAwayMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "servestatic.middleware.ServeStaticMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "config.urls"
+ASGI_APPLICATION = "config.asgi.application"
+APPEND_SLASH = False  # every path is served with and without it; a POST is never redirected
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+REST_FRAMEWORK: dict[str, Any] = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["main.api.SessionAuthentication"],
+    "DEFAULT_PARSER_CLASSES": ["main.api.JSONObjectParser"],
+    "DEFAULT_RENDERER_CLASSES": ["main.api.JSONRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "main.api.AlwaysJSON",
+    "EXCEPTION_HANDLER": "main.api.problem_response",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+MAX_BODY_BYTES: int = env.int("MAX_BODY_BYTES", default=1024 * 1024)
+# The ASGI wrapper counts while it reads; Django must not be stricter.
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+# How many reverse proxies stand before the server and append to X-Forwarded-For.
+PROXIES: int = env.int("PROXIES", default=0)
+
+# Databases
+
+DATABASES: dict[str, dict[str, Any]]
+if env.str("DATABASE_URL", default=""):
+    DATABASES = {"default": env.db("DATABASE_URL")}
+elif env.str("POSTGRES_HOST", default=""):
+    DATABASES = {
+        "default": {
+            "ENGINE": "django.db.backends.postgresql",
+            "HOST": env.str("POSTGRES_HOST"),
+            "PORT": env.str("POSTGRES_PORT", default="5432"),
+            "NAME": env.str("POSTGRES_DB", default="api_ctm"),
+            "USER": env.str("POSTGRES_USER", default="api_ctm"),
+            "PASSWORD": env.str("POSTGRES_PASSWORD", default=""),
+        }
+    }
+else:
+    DATABASES = {"default": embedded.database(LOCAL_DIR, name=env.str("POSTGRES_DB", default="api_ctm"))}
+DATABASES["default"] |= {
+    "CONN_MAX_AGE": 0,  # the pool keeps connections; each is given back as soon as it is not needed
+    "CONN_HEALTH_CHECKS": True,
+    "OPTIONS": {
+        "pool": {"min_size": 1, "max_size": env.int("DATABASE_POOL_SIZE", default=10), "timeout": 2},
+        "connect_timeout": 2,
+    },
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+REDIS_URL: str = env.str("REDIS_URL", default="") or embedded.redis_url(LOCAL_DIR)
+
+# Celery carries bells: messages without an id that say "there is work".
+
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
+CELERY_RESULT_BACKEND = CELERY_BROKER_URL
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 24 * 3600}
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_DEFAULT_QUEUE = "io"
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+
+# Flows, models, search
+
+# Packages outside this project whose modules are flows, by import path.
+FLOW_MODULES: list[str] = env.list("FLOW_MODULES", default=[])
+GEMINI_API_KEY: str = env.str("GEMINI_API_KEY", default="")
+GOOGLE_GEMINI_BASE_URL: str = env.str("GOOGLE_GEMINI_BASE_URL", default="")
+TAVILY_API_KEY: str = env.str("TAVILY_API_KEY", default="")
+TAVILY_BASE_URL: str = env.str("TAVILY_BASE_URL", default="")
+# "provider:model"; empty means Gemini with a key, the demo model without.
+CHAT_MODEL: str = env.str("CHAT_MODEL", default="")
+# Seconds a provider may stay silent before a call is given up.
+PROVIDER_TIMEOUT: float = env.float("PROVIDER_TIMEOUT", default=60.0)
+
+# Executions
+
+# Starts a minute for one anonymous session, and for one address.
+ANONYMOUS_STARTS_PER_MINUTE: int = env.int("ANONYMOUS_STARTS_PER_MINUTE", default=60)
+# Seconds from the first claim, where a flow does not say.
+EXECUTION_TIME_LIMIT: int = env.int("EXECUTION_TIME_LIMIT", default=3600)
+# How many executions one io worker (threads) and one cpu worker (processes) run at once.
+IO_CONCURRENCY: int = env.int("IO_CONCURRENCY", default=32)
+CPU_CONCURRENCY: int = env.int("CPU_CONCURRENCY", default=2)
+# Seconds that Redis keeps an execution's events and task meta after the last one.
+EVENT_RETENTION: int = env.int("EVENT_RETENTION", default=24 * 3600)
+
+# People, security
+
+AUTH_USER_MODEL = "accounts.User"
+LOGIN_URL = "admin:login"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+# Off only for a trial on http://localhost: cookies then travel in the clear.
+HTTPS: bool = env.bool("HTTPS", default=not DEVELOPMENT)
+SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^health/?$"]
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if PROXIES else None
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "base-uri": ["'self'"],
+        "form-action": ["'self'"],
+        "frame-ancestors": ["'none'"],
+        "object-src": ["'none'"],
+    }
+}
+
+# Language, time, files
+
+LANGUAGE_CODE = env.str("LANGUAGE_CODE", default="en")
+LANGUAGES = [("en", _("English")), ("es", _("Spanish"))]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+TIME_ZONE = env.str("TIME_ZONE", default="UTC")
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+SERVESTATIC_USE_FINDERS = SERVESTATIC_AUTOREFRESH = DEVELOPMENT
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        if DEVELOPMENT
+        else "servestatic.storage.CompressedManifestStaticFilesStorage"
+    },
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
+    "loggers": {"httpx": {"level": "WARNING"}, "celery.app.trace": {"level": "WARNING"}},
+}
