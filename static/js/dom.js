@@ -1,0 +1,56 @@
+/* Elements built from data. Text always goes in as text. */
+
+/** h("a", {href: "/", class: "x", onclick: f}, "text", child); null and false are left out. */
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+/** Sets text only where it differs, so that nothing is announced or laid out twice. */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Shows text that grows: what is already there stays, only the new end is added. */
+export function growText(element, text) {
+  const node = element.firstChild;
+  if (node && text.length >= node.length && text.startsWith(node.data)) {
+    if (text.length > node.length) node.appendData(text.slice(node.length));
+  } else element.textContent = text;
+}
+
+/** The address where it is a plain web address, else null: model output is not trusted. */
+export function webAddress(text) {
+  try {
+    const address = new URL(text, location.href);
+    return ["http:", "https:"].includes(address.protocol) ? address : null;
+  } catch {
+    return null;
+  }
+}
+
+const SHAPES = {
+  waiting: "M8 3.500 V8 L11 9.750 M14.250 8 A6.250 6.250 0 1 1 1.750 8 A6.250 6.250 0 1 1 14.250 8",
+  running: "M8 1.750 A6.250 6.250 0 1 1 1.750 8",
+  done: "M3 8.500 L6.500 12 L13 4.500",
+  failed: "M8 4.500 V8.750 M8 11.200 V11.300 M14.250 8 A6.250 6.250 0 1 1 1.750 8 A6.250 6.250 0 1 1 14.250 8",
+  cancelled: "M5.250 8 H10.750 M14.250 8 A6.250 6.250 0 1 1 1.750 8 A6.250 6.250 0 1 1 14.250 8",
+};
+
+/** A small drawing for a state, hidden from screen readers: the word stands beside it. */
+export function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 16 16");
+  svg.setAttribute("aria-hidden", "true");
+  svg.setAttribute("class", `icon icon-${name}`);
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  path.setAttribute("d", SHAPES[name]);
+  svg.append(path);
+  return svg;
+}

@@ -1,0 +1,175 @@
+/* Steps, log lines and tool results. Only what differs from the last snapshot is built anew. */
+
+import { h, icon, setText, webAddress } from "./dom.js";
+import { fill, gettext, ngettext, size } from "./words.js";
+
+// So many newest entries of a step are shown at first; the others on demand.
+const SHOWN = 6;
+const SNIPPET = 260;
+
+function source({ url, title, content }) {
+  const address = webAddress(url);
+  const text = typeof content === "string" ? content.trim() : "";
+  const name = title || (address ? address.host + address.pathname.replace(/\/$/, "") : String(url));
+  const outside = address && address.origin !== location.origin;
+  const link = address
+    ? h("a", { href: address.href, ...(outside && { target: "_blank", rel: "noopener noreferrer" }) }, name)
+    : h("span", {}, name);
+  const host = title && outside ? h("span", { class: "host" }, address.host) : null;
+  const snippet = text.length <= SNIPPET ? text : `${text.slice(0, SNIPPET).replace(/\s+\S*$/, "")} …`;
+  const whole =
+    text.length > SNIPPET &&
+    h("details", {}, h("summary", {}, gettext("Show all of it")), h("p", { class: "snippet" }, text));
+  return h("li", {}, link, host, text && h("p", { class: "snippet" }, snippet), whole);
+}
+
+const isSource = (item) => item && typeof item === "object" && typeof item.url === "string";
+
+/** JSON, folded; written out only when it is opened. */
+export function folded(value, summary) {
+  const text = JSON.stringify(value);
+  const label = `${summary ?? gettext("Data")} · ${size(text.length)}`;
+  const pre = h("pre", { tabindex: "0" });
+  const open = () => pre.textContent || (pre.textContent = JSON.stringify(value, null, 2));
+  return h("details", { class: "folded", ontoggle: open }, h("summary", {}, label), pre);
+}
+
+/** What the server left out because of its size, with the address that has it. */
+export function omitted({ omitted_bytes: bytes, url }) {
+  const address = webAddress(url);
+  const text = fill(gettext("Too large to show here (%(size)s)."), { size: size(bytes) });
+  return h("p", { class: "quiet" }, text, " ", address && h("a", { href: address.href }, gettext("Open it")));
+}
+
+function toolData(data) {
+  if (Array.isArray(data) && data.length && data.every(isSource))
+    return h("ol", { class: "sources" }, ...data.map(source));
+  if (data && typeof data === "object" && "omitted_bytes" in data) return omitted(data);
+  if (typeof data === "string") return h("p", { class: "snippet" }, data);
+  return folded(data);
+}
+
+function entryElement(entry, underStep) {
+  if (entry.type !== "tool_result") return h("li", { class: "log" }, entry.message ?? "");
+  const title = entry.step_name && entry.step_name !== underStep ? entry.step_name : null;
+  const tool = h("code", { class: "tool" }, entry.tool ?? "");
+  return h("li", { class: "tool-result" }, h("p", { class: "tool-line" }, title, title && " ", tool), toolData(entry.data));
+}
+
+const STEP_STATES = {
+  running: () => gettext("running"),
+  done: () => gettext("done"),
+  failed: () => gettext("failed"),
+};
+
+/** A run of entries: those of one step, or those that belong to none. */
+class Block {
+  #keys = [];
+  #all = false;
+
+  constructor(step) {
+    this.step = step;
+    this.entries = h("ol", { class: "entries" });
+    this.more = h("button", { class: "link more", type: "button", hidden: true, onclick: () => this.#showAll() });
+    this.mark = h("span", { class: "step-mark" });
+    this.state = h("span", { class: "visually-hidden" });
+    const title = step && h("p", { class: "step-title" }, this.mark, h("span", {}, step), " ", this.state);
+    this.element = h("li", { class: step ? "step" : "loose" }, title, this.more, this.entries);
+  }
+
+  setStep({ state, restarted }) {
+    if (this.element.dataset.state === state) return;
+    this.element.dataset.state = state;
+    this.mark.replaceChildren(icon(state === "running" ? "running" : state));
+    const words = [(STEP_STATES[state] ?? (() => state))()];
+    if (restarted) words.push(gettext("begun again"));
+    setText(this.state, `(${words.join(", ")})`);
+  }
+
+  /** Rows beyond the first difference are replaced: a step begun again drops what it said before. */
+  setEntries(entries) {
+    const keys = entries.map((entry) => (entry.type === "log" ? entry.message : JSON.stringify(entry)));
+    let same = 0;
+    while (same < keys.length && same < this.#keys.length && keys[same] === this.#keys[same]) same += 1;
+    if (same === keys.length && same === this.#keys.length) return;
+    while (this.entries.children.length > same) this.entries.lastElementChild.remove();
+    this.entries.append(...entries.slice(same).map((entry) => entryElement(entry, this.step)));
+    this.#keys = keys;
+    this.#fold();
+  }
+
+  #fold() {
+    const rows = this.entries.children;
+    const hidden = this.#all ? 0 : Math.max(0, rows.length - SHOWN);
+    for (let index = 0; index < rows.length; index += 1) {
+      if (rows[index].hidden !== index < hidden) rows[index].hidden = index < hidden;
+    }
+    this.more.hidden = hidden === 0;
+    if (hidden) {
+      const text = ngettext("Show %(count)s earlier entry", "Show %(count)s earlier entries", hidden);
+      setText(this.more, fill(text, { count: hidden }));
+    }
+  }
+
+  #showAll() {
+    this.#all = true;
+    this.#fold();
+    this.entries.tabIndex = -1;
+    this.entries.focus({ preventScroll: true });
+  }
+}
+
+export class Timeline {
+  #blocks = [];
+
+  constructor() {
+    this.list = h("ol", { class: "timeline" });
+    this.left = h("p", { class: "quiet", hidden: true });
+    this.element = h("section", { class: "steps", hidden: true }, h("h3", {}, gettext("Steps")), this.left, this.list);
+  }
+
+  update({ step_results: entries = [], steps = [], omitted: left = 0 }) {
+    const named = new Map(steps.map((step) => [step.name, step]));
+    const wanted = [];
+    const byStep = new Map();
+    const stepBlock = (name) => {
+      if (!byStep.has(name)) {
+        byStep.set(name, { step: name, entries: [] });
+        wanted.push(byStep.get(name));
+      }
+      return byStep.get(name);
+    };
+    for (const entry of entries) {
+      const name = [entry.step, entry.step_name].find((one) => named.has(one));
+      if (name !== undefined) {
+        // Steps before this one that had nothing to say keep their place.
+        for (const { name: earlier } of steps) {
+          if (earlier === name) break;
+          stepBlock(earlier);
+        }
+        stepBlock(name).entries.push(entry);
+      } else {
+        if (wanted.at(-1)?.step !== null) wanted.push({ step: null, entries: [] });
+        wanted.at(-1).entries.push(entry);
+      }
+    }
+    for (const { name } of steps) stepBlock(name);
+
+    wanted.forEach((block, index) => {
+      if (this.#blocks[index]?.step !== block.step) {
+        for (const old of this.#blocks.splice(index)) old.element.remove();
+        this.#blocks[index] = new Block(block.step);
+        this.list.append(this.#blocks[index].element);
+      }
+      if (block.step !== null) this.#blocks[index].setStep(named.get(block.step));
+      this.#blocks[index].setEntries(block.entries);
+    });
+    for (const old of this.#blocks.splice(wanted.length)) old.element.remove();
+    this.left.hidden = !left;
+    if (left) {
+      const text = ngettext("%(count)s entry is left out.", "%(count)s entries are left out.", left);
+      setText(this.left, fill(text, { count: left }));
+    }
+    this.element.hidden = !this.#blocks.length;
+  }
+}
