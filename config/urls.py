@@ -1,0 +1,36 @@
+"""Every path works with and without the slash at its end, so that a POST is never redirected."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin
+from django.urls import URLPattern, path
+from django.views.i18n import JavaScriptCatalog
+
+from main import views
+
+
+def both(route: str, view: Callable[..., Any], name: str) -> list[URLPattern]:
+    """Return the paths with and without the slash; the name gives the one that is written here."""
+    other = route.removesuffix("/") if route.endswith("/") else f"{route}/"
+    return [path(other, view), path(route, view, name=name)]
+
+
+urlpatterns = [
+    path("", views.home, name="home"),
+    *both("start-task/", views.StartTask.as_view(), "start_task"),
+    *both("task-status/<str:execution_id>/", views.TaskStatus.as_view(), "task_status"),
+    *both("flows/", views.Flows.as_view(), "flows"),
+    *both("executions/", views.Executions.as_view(), "executions"),
+    *both("executions/<str:execution_id>/", views.execution_page, "execution"),
+    *both("executions/<str:execution_id>/answer/", views.answer, "answer"),
+    *both("api/v1/executions/<str:execution_id>/cancel", views.Cancel.as_view(), "cancel"),
+    *both("api/v1/executions/<str:execution_id>/entry", views.EntryDetail.as_view(), "entry"),
+    *both("docs/<slug:name>/", views.document, "document"),
+    *both("health/", views.health, "health"),
+    *both("jsi18n/", JavaScriptCatalog.as_view(), "javascript_catalog"),
+    path("admin/", admin.site.urls),
+]
+
+handler404 = "main.views.page_not_found"
+handler500 = "main.views.server_error"

@@ -1,0 +1,163 @@
+"""How the JSON side speaks: JSON in, JSON out, errors as `application/problem+json` with a sentence."""
+
+import math
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, cast
+
+import orjson
+from django.conf import settings
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+from rest_framework import authentication, exceptions, negotiation, parsers, renderers, throttling
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from main.channel import with_redis
+
+PROBLEM = "application/problem+json"
+
+
+def problem(
+    status: int, detail: str, errors: Mapping[str, list[str]] | None = None, *, kind: str = "about:blank"
+) -> HttpResponse:
+    """Return an error: RFC 9457's fields, sentences per field, and `error`, the sentence that clients show."""
+    body: dict[str, Any] = {
+        "type": kind,
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "error": detail,
+    }
+    if errors:
+        body["errors"] = errors
+    return HttpResponse(orjson.dumps(body), status=status, content_type=PROBLEM)
+
+
+def problem_response(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
+    """Say as a problem what a view raised; what is none of the API's errors goes on to Django."""
+    if isinstance(error, Http404):
+        return problem(404, str(error) or "There is nothing here.")
+    if isinstance(error, PermissionDenied):
+        return problem(403, str(error) or "You may not do that.")
+    if not isinstance(error, exceptions.APIException):
+        return None
+    response = problem(error.status_code, _sentence(error), getattr(error, "errors", None))
+    if isinstance(error, exceptions.MethodNotAllowed):
+        response["Allow"] = ", ".join(context["view"].allowed_methods)
+    if wait := getattr(error, "wait", None):
+        response["Retry-After"] = str(math.ceil(wait))
+    return response
+
+
+def _sentence(error: exceptions.APIException) -> str:
+    detail = error.detail
+    return str(detail) if not isinstance(detail, list | dict) else "The request is not valid."
+
+
+class Invalid(exceptions.APIException):
+    """400 with a sentence, and more per field."""
+
+    status_code = 400
+
+    def __init__(self, detail: str, errors: Mapping[str, list[str]] | None = None) -> None:
+        super().__init__(detail)
+        self.errors = errors
+
+
+class Conflict(exceptions.APIException):
+    status_code = 409
+
+
+class SessionAuthentication(authentication.SessionAuthentication):
+    """Django's session, with the CSRF check for visitors as well: they own executions too."""
+
+    def authenticate(self, request: Request) -> tuple[Any, None] | None:
+        self.enforce_csrf(request)
+        user = cast(HttpRequest, request._request).user
+        return (user, None) if user.is_active else None
+
+    def enforce_csrf(self, request: Request) -> None:
+        try:
+            super().enforce_csrf(request)
+        except exceptions.PermissionDenied:
+            raise exceptions.PermissionDenied(
+                "The CSRF token is missing or wrong. Send the value of the cookie “csrftoken” as X-CSRFToken."
+            ) from None
+
+
+class JSONObjectParser(parsers.BaseParser):
+    """Reads a JSON object, whatever the content type says."""
+
+    media_type = "*/*"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
+        try:
+            body = orjson.loads(stream.read())
+        except orjson.JSONDecodeError as error:
+            raise Invalid(f"The body is not JSON: {error}.") from None
+        if not isinstance(body, dict):
+            raise Invalid("The body is not a JSON object.")
+        return body
+
+
+class JSONRenderer(renderers.BaseRenderer):
+    media_type = "application/json"
+    format = "json"
+    charset = None
+
+    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
+        return orjson.dumps(data) if data is not None else b""
+
+
+class AlwaysJSON(negotiation.BaseContentNegotiation):
+    """Answers in JSON whatever is asked for: an error is the same for a browser."""
+
+    def select_parser(self, request: Request, parsers: Any) -> Any:
+        return parsers[0]
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> tuple[Any, str]:
+        return renderers[0], renderers[0].media_type
+
+
+class AnonymousStartThrottle(throttling.BaseThrottle):
+    """Lets a visitor start so many executions a minute, counted by session and by address.
+
+    Where Redis is away nobody is counted: a limit is no reason to refuse work.
+    """
+
+    def __init__(self) -> None:
+        self._wait = 0.0
+
+    def allow_request(self, request: Request, view: Any) -> bool:
+        if request.user.is_authenticated or not settings.ANONYMOUS_STARTS_PER_MINUTE:
+            return True
+        minute, second = divmod(time.time(), 60)
+        self._wait = 60 - second
+        who = [f"address:{client_address(request)}"]
+        if session := request.COOKIES.get(settings.SESSION_COOKIE_NAME):
+            who.append(f"session:{session}")
+        counts = with_redis(lambda redis: _count(redis, [f"starts:{each}:{int(minute)}" for each in who]), [0])
+        return max(counts) <= settings.ANONYMOUS_STARTS_PER_MINUTE
+
+    def wait(self) -> float:
+        return self._wait
+
+
+def _count(redis: Any, keys: list[str]) -> list[int]:
+    pipeline = redis.pipeline(transaction=False)
+    for key in keys:
+        pipeline.incr(key)
+        pipeline.expire(key, 120)
+    return cast(list[int], pipeline.execute()[::2])
+
+
+def client_address(request: Request | HttpRequest) -> str:
+    """Return the address a request came from, behind as many proxies as the settings name."""
+    forwarded = request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")
+    if settings.PROXIES and len(forwarded) >= settings.PROXIES:
+        return str(forwarded[-settings.PROXIES]).strip()
+    return str(request.META.get("REMOTE_ADDR", ""))
+
+

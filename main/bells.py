@@ -1,0 +1,66 @@
+"""Bells: Celery messages that wake a worker. A bell carries a kind, never an id.
+
+Ringing never holds up who rings: one background thread does it, and while Redis does not answer it is left out
+for some seconds. What nobody rang for, the sweeper rings for; workers look by themselves as well.
+"""
+
+import logging
+import queue
+import threading
+import time
+from functools import cache
+
+from kombu import Connection
+
+from config.celery import app
+
+logger = logging.getLogger(__name__)
+
+TASK = "main.work"
+# Seconds that one ring may take, and that ringing pauses after a failure.
+RING_TIMEOUT = 0.3
+PAUSE_AFTER_FAILURE = 5.0
+MAX_WAITING_RINGS = 1000
+
+_rings: "queue.SimpleQueue[str]" = queue.SimpleQueue()
+_silent_until = 0.0
+
+
+def ring(kind: str) -> None:
+    """Ask for a worker of that kind to look for work. Returns at once; raises nothing."""
+    if _rings.qsize() < MAX_WAITING_RINGS:
+        _ringer()
+        _rings.put(kind)
+
+
+def ring_now(kind: str) -> bool:
+    """Ring and say whether it worked; waits at most RING_TIMEOUT."""
+    try:
+        app.send_task(TASK, args=[kind], queue=kind, ignore_result=True, retry=False, connection=_connection())
+    except Exception as error:  # noqa: BLE001 — kombu raises what the transport raises, and any of it means no bell
+        logger.warning("no bell for %s: Redis does not answer (%s)", kind, type(error).__name__)
+        _connection.cache_clear()
+        return False
+    return True
+
+
+@cache
+def _ringer() -> threading.Thread:
+    thread = threading.Thread(target=_ring_forever, name="bells", daemon=True)
+    thread.start()
+    return thread
+
+
+def _ring_forever() -> None:
+    global _silent_until
+    while True:
+        kind = _rings.get()
+        if time.monotonic() >= _silent_until and not ring_now(kind):
+            _silent_until = time.monotonic() + PAUSE_AFTER_FAILURE
+
+
+@cache
+def _connection() -> Connection:
+    options = {"socket_timeout": RING_TIMEOUT, "socket_connect_timeout": RING_TIMEOUT, "retry_on_timeout": False}
+    connection: Connection = app.connection_for_write(transport_options=options)
+    return connection

@@ -1,0 +1,310 @@
+"""Events on their way through Redis: a stream to replay, a channel to push, the task meta with the snapshot.
+
+Redis is never waited for: a command may take 0.3 s, and after a failure Redis is left out for some seconds.
+What was lost meanwhile comes as one `snapshot` event. PostgreSQL stays the truth.
+
+Keys of an execution, all of which expire EVENT_RETENTION seconds after the last event:
+
+    execution:{id}            stream of events, by their number; a stale attempt cannot add to it
+    execution:{id}            (as a Pub/Sub channel) the same bytes
+    celery-task-meta-{id}     what Celery's AsyncResult(id) reads, and the snapshot to fold on from
+"""
+
+import heapq
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, TypedDict
+
+import orjson
+from django.conf import settings
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
+
+from main.events import LAST_SEQ, Event, EventId, Snapshot, fold
+
+logger = logging.getLogger(__name__)
+
+REDIS_TIMEOUT = 0.3
+PAUSE_AFTER_FAILURE = 5.0
+# Seconds for which tokens and log lines are gathered before they are sent, and between two writes of the meta.
+GATHER = 0.025
+META_INTERVAL = 0.25
+# How many events the stream keeps, about.
+STREAM_LENGTH = 10_000
+
+_silent_until = 0.0
+
+
+class ExecutionFailed(Exception):
+    """What `AsyncResult(task_id).info` is at FAILURE; Celery demands an exception. args: sentence, details."""
+
+
+class RedisOptions(TypedDict):
+    socket_timeout: float
+    socket_connect_timeout: float
+    retry: Retry
+
+
+@cache
+def redis_client() -> "Redis[bytes]":
+    """The process's client. One connection per thread that is using it at the moment."""
+    return Redis.from_url(  # type: ignore[no-any-return]
+        settings.REDIS_URL,
+        socket_timeout=REDIS_TIMEOUT,
+        socket_connect_timeout=REDIS_TIMEOUT,
+        retry=Retry(NoBackoff(), 0),
+        max_connections=200,
+    )
+
+
+def with_redis(what: Callable[["Redis[bytes]"], Any], default: Any = None) -> Any:
+    """Do something with Redis and return what it gives, or the default where Redis does not answer."""
+    global _silent_until
+    if time.monotonic() < _silent_until:
+        return default
+    try:
+        return what(redis_client())
+    except (RedisError, OSError) as error:
+        _silent_until = time.monotonic() + PAUSE_AFTER_FAILURE
+        logger.warning("Redis does not answer (%s); going on without it", type(error).__name__)
+        return default
+
+
+def stream_key(execution_id: str) -> str:
+    return f"execution:{execution_id}"
+
+
+def meta_key(execution_id: str) -> str:
+    return f"celery-task-meta-{execution_id}"
+
+
+def encode(event: Event) -> bytes:
+    return orjson.dumps(event)
+
+
+def history(execution_id: str) -> Snapshot | None:
+    """Return the snapshot that Redis knows, up to the last event; None where it knows nothing whole."""
+
+    def read(redis: "Redis[bytes]") -> Snapshot | None:
+        meta = redis.get(meta_key(execution_id))
+        snapshot = read_meta(meta)
+        after = f"({snapshot.id}" if snapshot else "-"
+        events = redis.xrange(stream_key(execution_id), after, "+")
+        return follow(execution_id, snapshot, [fields[b"e"] for _, fields in events])
+
+    found: Snapshot | None = with_redis(read)
+    return found
+
+
+def follow(execution_id: str, snapshot: Snapshot | None, events: Iterable[bytes]) -> Snapshot | None:
+    """Fold encoded events onto a snapshot; without one they must reach back to the very first."""
+    decoded: list[Event] = [orjson.loads(event) for event in events]
+    if snapshot is None:
+        if not decoded or (decoded[0]["id"] != "1-1" and decoded[0]["type"] != "snapshot"):
+            return None
+        snapshot = Snapshot(url=page_address(execution_id))
+    for event in decoded:
+        snapshot = fold(snapshot, event)
+    return snapshot
+
+
+def read_meta(meta: bytes | None) -> Snapshot | None:
+    """Return the snapshot in a task meta, or None where there is none."""
+    if not meta:
+        return None
+    kept = orjson.loads(meta).get("snapshot")
+    return Snapshot.load(kept) if kept else None
+
+
+def page_address(execution_id: str) -> str:
+    return f"/executions/{execution_id}/"
+
+
+class Publisher:
+    """Sends one attempt's events: numbers, gathers, folds and writes them. May be called from any thread.
+
+    Events go out at once after a quiet moment, and are gathered for 25 ms otherwise. `on_superseded` is called
+    when Redis tells that the execution went on elsewhere.
+    """
+
+    def __init__(self, execution_id: str, attempt: int, base: Snapshot, on_superseded: Callable[[], None]) -> None:
+        self.execution_id = execution_id
+        self.snapshot = base
+        self._attempt = attempt
+        self._seq = 0
+        self._on_superseded = on_superseded
+        self._waiting: list[Event] = []
+        self._waiting_lock = threading.Lock()
+        self._flush_lock = threading.Lock()
+        self._flushed_at = 0.0
+        self._meta_at = 0.0
+        self._meta_due = False
+        self._lost = False
+        self._closed = False
+
+    def send(self, event: Event) -> None:
+        """Tell the watchers. Returns within moments; raises nothing."""
+        with self._waiting_lock:
+            if self._closed:
+                return
+            self._gather(event)
+            first = len(self._waiting) == 1
+        if time.monotonic() - self._flushed_at >= GATHER:
+            self.flush()
+        elif first:
+            _flusher().at(self._flushed_at + GATHER, self.flush)
+
+    def resume(self) -> None:
+        """Begin with the whole snapshot, for watchers whose own does not lead up to it."""
+        self._lost = True
+
+    def close(self, result: Event) -> None:
+        """Send the last event and the final task meta."""
+        self.send(result)
+        with self._waiting_lock:
+            self._closed = True
+        self.flush()
+
+    def flush(self) -> None:
+        """Number and send what is waiting, and the task meta when that is due."""
+        with self._flush_lock:
+            with self._waiting_lock:
+                events, self._waiting = self._waiting, []
+            numbered = [self._numbered(event) for event in events]
+            for event in numbered:
+                self.snapshot = fold(self.snapshot, event)
+            self._meta_due = self._meta_due or bool(events)
+            if self._lost and numbered:
+                numbered = [self._whole_snapshot(numbered[-1])]
+            self._write(numbered)
+
+    def _gather(self, event: Event) -> None:
+        """Add an event to what is waiting; a token joins the one before it."""
+        last = self._waiting[-1] if self._waiting else None
+        if last and event["type"] == "token" == last["type"] and event["step"] == last["step"]:
+            last["text"] += event["text"]
+        else:
+            self._waiting.append(event.copy())
+
+    def _numbered(self, event: Event) -> Event:
+        self._seq += 1
+        event["id"] = str(EventId(self._attempt, self._seq))
+        return event
+
+    def _whole_snapshot(self, last: Event) -> Event:
+        return {"id": last["id"], "type": "snapshot", "snapshot": self.snapshot.dump()}
+
+    def _write(self, events: list[Event]) -> None:
+        now = time.monotonic()
+        with_meta = self._meta_due and (self.snapshot.is_final or now - self._meta_at >= META_INTERVAL)
+        if not events and not with_meta:
+            return
+        replies = with_redis(lambda redis: self._pipelined(redis, events, with_meta))
+        self._flushed_at = time.monotonic()
+        if replies is None:
+            self._lost = True
+            return
+        if any(isinstance(reply, ResponseError) and "equal or smaller" in str(reply) for reply in replies):
+            self._on_superseded()
+        self._lost = any(isinstance(reply, Exception) for reply in replies)
+        if with_meta:
+            self._meta_at, self._meta_due = now, False
+        elif self._meta_due:
+            _flusher().at(self._meta_at + META_INTERVAL, self.flush)
+
+    def _pipelined(self, redis: "Redis[bytes]", events: list[Event], with_meta: bool) -> list[Any]:
+        pipeline = redis.pipeline(transaction=False)
+        for event in events:
+            add_event(pipeline, self.execution_id, event)
+        if with_meta:
+            set_meta(pipeline, self.execution_id, self.snapshot)
+        return pipeline.execute(raise_on_error=False)
+
+
+def announce_end(execution_id: str, attempt: int, result: Event, stored: Snapshot) -> None:
+    """Tell watchers of an end that was decided outside of the attempt: cancelled, overdue, poisonous."""
+    event: Event = {**result, "id": str(EventId(attempt, LAST_SEQ))}
+    snapshot = fold(history(execution_id) or stored, event)
+
+    def write(redis: "Redis[bytes]") -> None:
+        pipeline = redis.pipeline(transaction=False)
+        add_event(pipeline, execution_id, event)
+        set_meta(pipeline, execution_id, snapshot)
+        pipeline.execute(raise_on_error=False)
+
+    with_redis(write)
+
+
+def add_event(pipeline: Any, execution_id: str, event: Event) -> None:
+    key, encoded = stream_key(execution_id), encode(event)
+    pipeline.xadd(key, {"e": encoded}, id=event["id"], maxlen=STREAM_LENGTH, approximate=True)
+    pipeline.publish(key, encoded)
+    pipeline.expire(key, settings.EVENT_RETENTION)
+
+
+def set_meta(pipeline: Any, execution_id: str, snapshot: Snapshot) -> None:
+    pipeline.set(meta_key(execution_id), encode_meta(execution_id, snapshot), ex=settings.EVENT_RETENTION)
+
+
+def encode_meta(execution_id: str, snapshot: Snapshot) -> bytes:
+    """Write a snapshot as Celery's result backend keeps a task, so that AsyncResult reads it."""
+    details = snapshot.public()["details"]
+    result: Any = details
+    if snapshot.error:
+        result = {
+            "exc_type": ExecutionFailed.__name__,
+            "exc_module": ExecutionFailed.__module__,
+            "exc_message": [snapshot.error["message"], details],
+        }
+    return orjson.dumps(
+        {
+            "task_id": execution_id,
+            "status": snapshot.state,
+            "result": result,
+            "traceback": None,
+            "children": [],
+            "snapshot": snapshot.dump(),
+        }
+    )
+
+
+class _Flusher:
+    """One thread per process that does what is due a little later."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._changed = threading.Condition()
+        self._count = 0
+        threading.Thread(target=self._work, name="flusher", daemon=True).start()
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        with self._changed:
+            self._count += 1
+            heapq.heappush(self._due, (when, self._count, what))
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while True:
+            due = self._next()
+            try:
+                due()
+            except Exception:
+                logger.exception("an execution's events could not be sent")
+
+    def _next(self) -> Callable[[], None]:
+        with self._changed:
+            while True:
+                pause = self._due[0][0] - time.monotonic() if self._due else None
+                if pause is not None and pause <= 0:
+                    return heapq.heappop(self._due)[2]
+                self._changed.wait(pause)
+
+
+@cache
+def _flusher() -> _Flusher:
+    return _Flusher()

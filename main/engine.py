@@ -1,0 +1,206 @@
+"""Execute: from a claim to an end.
+
+A bell wakes `work(kind)`, which claims and executes until nothing waits. What a flow does in between is the
+flow's; the engine gives it its run, keeps its steps, and writes down how it ended.
+"""
+
+import logging
+import threading
+from functools import partial
+from typing import Any
+
+from django.db import Error
+
+from main import bells, values
+from main.channel import Publisher, history, page_address
+from main.chat_models import chat_model, describe_chat_model
+from main.errors import classify_error
+from main.events import Entry as EntryView
+from main.events import ErrorDetail, EventId, Snapshot
+from main.leases import heart, with_database, worker_name
+from main.models import Entry, Execution, Fenced, Step, steps_of_last_success
+from main.registry import Flow, UnknownFlowError, get_flow
+from main.run import Recorded, Run, StepRecord, Stopped
+
+logger = logging.getLogger(__name__)
+
+
+class Workplace:
+    """How much this process runs at once, and whether it still takes work."""
+
+    def __init__(self, kind: str = "", capacity: int = 1) -> None:
+        self.kind = kind
+        self.capacity = capacity
+        self.closing = False
+        self._busy = 0
+        self._lock = threading.Lock()
+
+    @property
+    def free(self) -> int:
+        return 0 if self.closing else self.capacity - self._busy
+
+    def enter(self) -> bool:
+        """Take a place; say whether there was one."""
+        with self._lock:
+            if self.free <= 0:
+                return False
+            self._busy += 1
+            return True
+
+    def leave(self) -> None:
+        with self._lock:
+            self._busy -= 1
+
+
+workplace = Workplace()
+
+
+def work(kind: str) -> int:
+    """Claim and execute until nothing of this kind waits; return how many were executed.
+
+    Where all places are taken it returns at once: who has one goes on claiming.
+    """
+    if not workplace.enter():
+        return 0
+    executed = 0
+    try:
+        while not workplace.closing and (execution := with_database(partial(Execution.claim_next, kind, worker_name()))):
+            execute(execution)
+            executed += 1
+    finally:
+        workplace.leave()
+    return executed
+
+
+def execute(execution: Execution) -> None:
+    """Run one attempt at an execution that was just claimed, and write down how it ended."""
+    logger.info("execution %s: %s, attempt %d", execution.id, execution.flow, execution.attempt)
+    try:
+        flow = get_flow(execution.flow)
+    except UnknownFlowError as error:
+        _finish_unknown(execution, str(error))
+        return
+    base, begun = _base(execution)
+    publisher = Publisher(str(execution.id), execution.attempt, base, on_superseded=lambda: run.stop("Superseded."))
+    journal = DatabaseJournal(execution)
+    run = Run(
+        str(execution.id),
+        journal=journal,
+        channel=publisher,
+        attempt=execution.attempt,
+        expected_steps=flow.steps or with_database(partial(steps_of_last_success, flow.name)),
+        step_retries=flow.step_retries,
+        progress=base.progress,
+        begun_steps=begun,
+    )
+    journal.run = run
+    if execution.attempt > 1 and not begun:
+        publisher.resume()
+    with heart.holding(execution, run):
+        _run_to_its_end(flow, execution, run, publisher)
+
+
+class DatabaseJournal:
+    """Keeps the finished steps of an execution in PostgreSQL, behind the fence of its attempt."""
+
+    run: Run
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        # A first attempt has nothing to look up; a later one reads all of it once.
+        self._known = with_database(self._load) if execution.attempt > 1 else {}
+
+    def recall(self, key: str) -> Recorded | None:
+        return self._known.get(key)
+
+    def record(self, step: StepRecord) -> None:
+        with_database(partial(Step.record, self._execution, step), self.run)
+        # A step whose parent is tried again is found here, as it would be by a later attempt.
+        self._known[step.key] = Recorded(step.fingerprint, step.result)
+
+    def keep_entry(self, position: int, entry: EntryView) -> None:
+        def keep() -> None:
+            with self._execution.fence():
+                Entry.keep(self._execution, [(position, entry)])
+
+        with_database(keep, self.run)
+
+    def _load(self) -> dict[str, Recorded]:
+        return {step.key: Recorded(step.fingerprint, step.result) for step in self._execution.steps.all()}
+
+
+def _run_to_its_end(flow: Flow, execution: Execution, run: Run, publisher: Publisher) -> None:
+    publisher.send({"type": "state", "state": "PROGRESS", "status": "Running"})
+    try:
+        result = _result(flow, run, execution.inputs)
+        _finish(execution, run, publisher, result=result)
+    except Stopped as stop:
+        _stopped(execution, str(stop))
+    except Exception as error:  # noqa: BLE001 — whatever a flow raises is how its execution ended
+        _failed(execution, run, publisher, error)
+
+
+def _result(flow: Flow, run: Run, inputs: dict[str, Any]) -> Any:
+    """Call the flow; where it returns a chain, run that with the inputs. Return the result as plain JSON."""
+    returned = flow.call(run, chat_model, inputs)
+    if callable(getattr(returned, "invoke", None)):
+        returned = run.step(flow.title, returned, flow.arguments(inputs))
+    run.check()
+    return values.plain(returned)
+
+
+def _finish(execution: Execution, run: Run, publisher: Publisher, **outcome: Any) -> None:
+    finish = partial(
+        execution.finish,
+        **outcome,
+        usage=run.usage,
+        chat_model=describe_chat_model().name if run.usage else "",
+        entries=run.unfiled_entries(),
+    )
+    with_database(finish, run)
+    ended = Execution(id=execution.id, state="FAILURE" if outcome.get("error") else "SUCCESS", **outcome)
+    publisher.close(ended.result_event())
+
+
+def _failed(execution: Execution, run: Run, publisher: Publisher, error: Exception) -> None:
+    failure = classify_error(error)
+    # The trace is for the server's log alone.
+    logger.warning("execution %s failed: %s", execution.id, failure.type, exc_info=error)
+    detail = ErrorDetail(type=failure.type, message=failure.message, retryable=failure.retryable)
+    try:
+        _finish(execution, run, publisher, error=detail)
+    except Stopped as stop:
+        _stopped(execution, str(stop))
+
+
+def _stopped(execution: Execution, reason: str) -> None:
+    """A stop from outside: where the execution is still this attempt's, another worker shall go on with it."""
+    logger.info("execution %s: attempt %d stopped: %s", execution.id, execution.attempt, reason)
+    try:
+        if with_database(execution.hand_back):
+            bells.ring(execution.kind)
+    except Error:
+        logger.info("execution %s: its lease will run out by itself", execution.id)
+
+
+def _base(execution: Execution) -> tuple[Snapshot, frozenset[str]]:
+    """Return the snapshot to fold on from, and the steps that an earlier attempt began and did not finish."""
+    if execution.attempt == 1:
+        return Snapshot(url=page_address(str(execution.id))), frozenset()
+    known = history(str(execution.id))
+    if known and not known.is_final:
+        return known, frozenset(key for key, step in known.steps.items() if step["state"] == "running")
+    stored = with_database(execution.snapshot)
+    stored.id = EventId(execution.attempt, 0)
+    return stored, frozenset()
+
+
+def _finish_unknown(execution: Execution, sentence: str) -> None:
+    error = ErrorDetail(type="unknown_flow", message=sentence, retryable=False)
+    try:
+        with_database(partial(execution.finish, error=error))
+    except Fenced:
+        return
+    ended = Execution(id=execution.id, state="FAILURE", error=error)
+    snapshot = Snapshot(url=page_address(str(execution.id)))
+    Publisher(str(execution.id), execution.attempt, snapshot, lambda: None).close(ended.result_event())

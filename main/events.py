@@ -1,0 +1,308 @@
+"""What a watcher is told, and what it adds up to. Pure: knows no Django, no Celery, no Redis.
+
+An execution's events are numbered `attempt-seq`. `fold()` adds one to a `Snapshot`; folding all of them, or
+folding on from any snapshot, gives the same. A snapshot has a bounded size: old entries are dropped (and
+counted), long texts are cut.
+
+| event | fields |
+| --- | --- |
+| state | state, status? |
+| progress | progress: 0 to 100 |
+| step | step, name, state: running, done or failed; restarted? |
+| log | step, n, message |
+| tool_result | step, n, step_name, tool, data |
+| token | step, text |
+| result | state, status, final_result or error |
+| snapshot | snapshot: replaces what was folded so far |
+
+`step` is the key of the step it belongs to, "" outside of steps; `n` counts the entries of that step from 0.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+
+import orjson
+
+State = Literal["PENDING", "PROGRESS", "SUCCESS", "FAILURE"]
+FINAL_STATES = frozenset({"SUCCESS", "FAILURE"})
+
+# A snapshot stays under 128 KiB: entries, the text being written or the result, steps; the rest is small.
+MAX_ENTRY_BYTES = 32 * 1024
+MAX_ENTRIES_BYTES = 56 * 1024
+MAX_TEXT_BYTES = 32 * 1024
+MAX_STEPS = 40
+MAX_STATUS_LENGTH = 500
+MAX_NAME_LENGTH = 100
+
+# The number of an end that was decided elsewhere (cancelled, overdue): after every other event of the attempt.
+LAST_SEQ = 2**53 - 1
+
+
+class EventId(NamedTuple):
+    """The number of an event: the attempt, and its place in it from 1."""
+
+    attempt: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.attempt}-{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> "EventId":
+        """Read `attempt-seq`; raises ValueError for anything else."""
+        attempt, _, seq = text.partition("-")
+        return cls(int(attempt), int(seq))
+
+
+class ErrorDetail(TypedDict):
+    type: str
+    message: str
+    retryable: bool
+
+
+class Entry(TypedDict):
+    """A line of the timeline, as `step_results` of the contract shows it."""
+
+    type: Literal["log", "tool_result"]
+    step: str
+    n: int
+    message: NotRequired[str]
+    step_name: NotRequired[str]
+    tool: NotRequired[str]
+    data: NotRequired[Any]
+
+
+class StepView(TypedDict):
+    step: str
+    name: str
+    state: Literal["running", "done", "failed"]
+    restarted: NotRequired[bool]
+
+
+class Event(TypedDict, total=False):
+    """Any event; see the table above for the fields of each type. `id` is set when it is sent."""
+
+    id: str
+    type: Literal["state", "progress", "step", "log", "tool_result", "token", "result", "snapshot"]
+    state: str
+    status: str
+    progress: int
+    step: str
+    n: int
+    name: str
+    restarted: bool
+    message: str
+    step_name: str
+    tool: str
+    data: Any
+    text: str
+    final_result: Any
+    error: ErrorDetail
+    snapshot: dict[str, Any]
+
+
+@dataclass
+class Snapshot:
+    """What an execution's events add up to. `url` is where what was cut can be read whole."""
+
+    url: str = ""
+    id: EventId = EventId(0, 0)
+    state: State = "PENDING"
+    status: str = "Waiting for a worker"
+    progress: int = 0
+    entries: dict[tuple[str, int], Entry] = field(default_factory=dict)
+    entries_bytes: int = 0
+    omitted: int = 0
+    steps: dict[str, StepView] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    writing: str | None = None
+    final_result: Any = None
+    error: ErrorDetail | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL_STATES
+
+    def public(self) -> dict[str, Any]:
+        """Return `{"state", "details"}` as the contract of `/task-status/` has it."""
+        details: dict[str, Any] = {
+            "status": self.status,
+            "progress": self.progress,
+            "step_results": list(self.entries.values()),
+            "steps": list(self.steps.values()),
+        }
+        if self.omitted:
+            details["omitted"] = self.omitted
+        if self.writing is not None and not self.is_final:
+            details["partial_result"] = "".join(self.texts[self.writing])
+        if self.state == "SUCCESS":
+            details["final_result"] = self.final_result
+        if self.error:
+            details["error"] = self.error
+        return {"state": self.state, "details": details}
+
+    def dump(self) -> dict[str, Any]:
+        """Return it whole as JSON values, for `load`."""
+        texts = {step: "".join(parts) for step, parts in self.texts.items()}
+        return {**self.public(), "id": str(self.id), "url": self.url, "texts": texts, "writing": self.writing}
+
+    @classmethod
+    def load(cls, dumped: dict[str, Any]) -> "Snapshot":
+        details = dumped["details"]
+        snapshot = cls(
+            url=dumped["url"],
+            id=EventId.parse(dumped["id"]),
+            state=dumped["state"],
+            status=details["status"],
+            progress=details["progress"],
+            omitted=details.get("omitted", 0),
+            steps={step["step"]: step for step in details["steps"]},
+            texts={step: [text] for step, text in dumped["texts"].items()},
+            writing=dumped["writing"],
+            final_result=details.get("final_result"),
+            error=details.get("error"),
+        )
+        for entry in details["step_results"]:
+            _add_entry(snapshot, entry)
+        return snapshot
+
+
+def fold(snapshot: Snapshot, event: Event) -> Snapshot:
+    """Add an event to a snapshot, in place, and return it. An event that was already folded changes nothing."""
+    number = EventId.parse(event["id"])
+    if number <= snapshot.id or snapshot.is_final:
+        return snapshot
+    if event["type"] == "snapshot":
+        snapshot = _replaced(snapshot, Snapshot.load(event["snapshot"]))
+    else:
+        _FOLDS[event["type"]](snapshot, event)
+    snapshot.id = number
+    return snapshot
+
+
+def merge(snapshot: Snapshot, stored: Snapshot) -> Snapshot:
+    """Add to a live snapshot what the stored one knows more; what was shown stays. Returns one of the two.
+
+    A stored end is final. The number stays the live one's, so that events which still come are folded.
+    """
+    if snapshot.is_final:
+        return snapshot
+    stored.progress = max(snapshot.progress, stored.progress)
+    for key, entry in snapshot.entries.items():
+        if key not in stored.entries:
+            _add_entry(stored, entry)
+    for step, view in snapshot.steps.items():
+        stored.steps.setdefault(step, view)
+    if not stored.is_final:
+        stored.texts, stored.writing = snapshot.texts, snapshot.writing
+        stored.status = snapshot.status
+    stored.omitted = max(snapshot.omitted, stored.omitted)
+    stored.id = snapshot.id
+    return stored
+
+
+def without_large_data(data: Any, url: str) -> Any:
+    """Return the data of a tool result, or `{"omitted_bytes", "url"}` where it is too large to be sent along."""
+    size = len(orjson.dumps(data))
+    return data if size <= MAX_ENTRY_BYTES else {"omitted_bytes": size, "url": url}
+
+
+def _replaced(old: Snapshot, new: Snapshot) -> Snapshot:
+    new.progress = max(old.progress, new.progress)
+    return new
+
+
+def _fold_state(snapshot: Snapshot, event: Event) -> None:
+    snapshot.state = event["state"]  # type: ignore[assignment]
+    snapshot.status = event.get("status", snapshot.status)[:MAX_STATUS_LENGTH]
+
+
+def _fold_progress(snapshot: Snapshot, event: Event) -> None:
+    snapshot.progress = max(snapshot.progress, min(event["progress"], 100))
+
+
+def _fold_step(snapshot: Snapshot, event: Event) -> None:
+    key = event["step"]
+    step: StepView = {"step": key, "name": event["name"][:MAX_NAME_LENGTH], "state": event["state"]}  # type: ignore[typeddict-item]
+    if event.get("restarted"):
+        step["restarted"] = True
+        _forget_entries(snapshot, key)
+    if event["state"] == "running":
+        snapshot.status = f"{event['name']} …"[:MAX_STATUS_LENGTH]
+    _forget_text(snapshot, key)
+    snapshot.steps[key] = step
+    while len(snapshot.steps) > MAX_STEPS:
+        del snapshot.steps[next(iter(snapshot.steps))]
+
+
+def _fold_entry(snapshot: Snapshot, event: Event) -> None:
+    entry = {key: value for key, value in event.items() if key != "id"}
+    _add_entry(snapshot, entry)  # type: ignore[arg-type]
+
+
+def _fold_token(snapshot: Snapshot, event: Event) -> None:
+    parts = snapshot.texts.setdefault(event["step"], [])
+    parts.append(event["text"])
+    snapshot.writing = event["step"]
+    if len(parts) >= 256:  # keeps the list, and what joining it costs, small
+        parts[:] = [_tail("".join(parts))]
+
+
+def _fold_result(snapshot: Snapshot, event: Event) -> None:
+    _fold_state(snapshot, event)
+    if event["state"] == "SUCCESS":
+        snapshot.progress = 100
+        snapshot.final_result = _bounded(event.get("final_result"), snapshot.url)
+    else:
+        snapshot.error = event["error"]
+        for step in snapshot.steps.values():
+            if step["state"] == "running":
+                step["state"] = "failed"
+    snapshot.texts.clear()
+    snapshot.writing = None
+
+
+_FOLDS = {
+    "state": _fold_state,
+    "progress": _fold_progress,
+    "step": _fold_step,
+    "log": _fold_entry,
+    "tool_result": _fold_entry,
+    "token": _fold_token,
+    "result": _fold_result,
+}
+
+
+def _add_entry(snapshot: Snapshot, entry: Entry) -> None:
+    key = (entry["step"], entry["n"])
+    if known := snapshot.entries.get(key):
+        snapshot.entries_bytes -= len(orjson.dumps(known))
+    snapshot.entries[key] = entry  # one that is already there keeps its place
+    snapshot.entries_bytes += len(orjson.dumps(entry))
+    while snapshot.entries_bytes > MAX_ENTRIES_BYTES and len(snapshot.entries) > 1:
+        oldest = next(iter(snapshot.entries))
+        snapshot.entries_bytes -= len(orjson.dumps(snapshot.entries.pop(oldest)))
+        snapshot.omitted += 1
+
+
+def _forget_entries(snapshot: Snapshot, step: str) -> None:
+    """Drop the entries of a step that begins again; finished steps inside it keep theirs."""
+    for key in [key for key in snapshot.entries if key[0] == step]:
+        snapshot.entries_bytes -= len(orjson.dumps(snapshot.entries.pop(key)))
+
+
+def _forget_text(snapshot: Snapshot, step: str) -> None:
+    snapshot.texts.pop(step, None)
+    if snapshot.writing == step:
+        snapshot.writing = next(reversed(snapshot.texts), None)
+
+
+def _tail(text: str) -> str:
+    """Keep the end of a text that grew too long for a snapshot."""
+    encoded = text.encode()
+    return text if len(encoded) <= MAX_TEXT_BYTES else "… " + encoded[-MAX_TEXT_BYTES:].decode(errors="ignore")
+
+
+def _bounded(value: Any, url: str) -> Any:
+    size = len(orjson.dumps(value))
+    return value if size <= MAX_TEXT_BYTES else {"omitted_bytes": size, "url": url}

@@ -1,0 +1,43 @@
+"""The outermost middleware: a database that is away is a clean answer, not a trace."""
+
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse
+
+from main.api import problem
+from main.leases import DATABASE_AWAY
+
+RETRY_AFTER = 5
+
+
+class DatabaseAwayMiddleware:
+    """Answers 503 with Retry-After while PostgreSQL is away.
+
+    To a browser's EventSource a 503 is final, so a stream is answered with 200, `retry:`, and its end.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        try:
+            return self.get_response(request)
+        except DATABASE_AWAY:
+            return self._answer(request)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        return self._answer(request) if isinstance(error, DATABASE_AWAY) else None
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
+        if request.path_info.startswith("/task-status/"):
+            return retry_stream(RETRY_AFTER)
+        response = problem(503, "The database is away for the moment. Please try again in some seconds.")
+        response["Retry-After"] = str(RETRY_AFTER)
+        return response
+
+
+def retry_stream(seconds: float) -> HttpResponse:
+    """Return a stream that ends at once and asks the client to come back."""
+    response = HttpResponse(f"retry: {int(seconds * 1000)}\n\n", content_type="text/event-stream")
+    response["Cache-Control"] = "no-cache"
+    return response

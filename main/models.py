@@ -1,0 +1,473 @@
+"""Executions: the rows that are the truth, and the verbs that change their state.
+
+State moves only here, each time by one conditional UPDATE, by the database's clock:
+
+    PENDING ──claim_next──▶ RUNNING ──finish──▶ SUCCESS | FAILURE
+       ▲  ▲                   │  │
+       │  └────hand_back──────┘  └──cancel, end_overdue──▶ CANCELLED | FAILURE
+       └──take_back (the lease ran out)
+
+Every write of an attempt happens behind its fence: it locks the row for as long as the attempt is the newest
+and the state is RUNNING, or raises Fenced.
+"""
+
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar, TypedDict
+
+from django.conf import settings
+from django.db import connection, models, transaction
+from django.db.models.functions import Now
+from django.urls import reverse
+from django.utils.translation import gettext_lazy as _
+
+from main import bells
+from main.events import ErrorDetail, Event, EventId, Snapshot, fold, without_large_data
+from main.events import Entry as EntryView
+from main.registry import FLOW_REGISTRY, Flow
+from main.run import Stopped, StepRecord, entry_address
+
+# Seconds a claim holds without a heartbeat.
+LEASE = 15
+# How many leases may run out before the execution is taken for the cause.
+MAX_CRASHES = 3
+
+
+class Fenced(Stopped):
+    """This attempt lost its execution: it ended elsewhere, or another attempt has it."""
+
+
+class Claim(TypedDict):
+    """What a worker holds: an execution in one attempt."""
+
+    id: uuid.UUID
+    attempt: int
+
+
+class Execution(models.Model):
+    """One run of a flow with given inputs. Its id is the `task_id` that clients know."""
+
+    class State(models.TextChoices):
+        PENDING = "PENDING", _("pending")
+        RUNNING = "RUNNING", _("running")
+        SUCCESS = "SUCCESS", _("succeeded")
+        FAILURE = "FAILURE", _("failed")
+        CANCELLED = "CANCELLED", _("cancelled")
+
+    FINAL: ClassVar[tuple[str, ...]] = (State.SUCCESS, State.FAILURE, State.CANCELLED)
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    flow = models.CharField(_("flow"), max_length=200)
+    kind = models.CharField(_("kind"), max_length=20)
+    inputs = models.JSONField(_("inputs"), default=dict)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        verbose_name=_("owner"),
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        related_name="executions",
+    )
+    # An anonymous browser session, by the random id that it keeps.
+    visitor = models.UUIDField(_("visitor"), null=True, blank=True)
+    state = models.CharField(_("state"), max_length=10, choices=State.choices, default=State.PENDING)
+    attempt = models.PositiveIntegerField(_("attempt"), default=0)
+    crashes = models.PositiveSmallIntegerField(_("crashes"), default=0)
+    worker = models.CharField(_("worker"), max_length=200, blank=True)
+    lease_until = models.DateTimeField(_("lease until"), null=True, blank=True)
+    time_limit = models.PositiveIntegerField(_("time limit in seconds"))
+    deadline = models.DateTimeField(_("deadline"), null=True, blank=True)
+    created_at = models.DateTimeField(_("created"), db_default=Now())
+    started_at = models.DateTimeField(_("started"), null=True, blank=True)
+    finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
+    result = models.JSONField(_("result"), null=True, blank=True)
+    error = models.JSONField(_("error"), null=True, blank=True)
+    usage = models.JSONField(_("usage"), default=dict, blank=True)
+    chat_model = models.CharField(_("chat model"), max_length=200, blank=True)
+
+    class Meta:
+        verbose_name = _("execution")
+        verbose_name_plural = _("executions")
+        ordering = ("-created_at",)
+        indexes = (
+            models.Index(fields=("kind", "created_at",), condition=models.Q(state="PENDING"), name="execution_waiting"),
+            models.Index(fields=("lease_until",), condition=models.Q(state="RUNNING"), name="execution_leases"),
+            models.Index(fields=("deadline",), condition=models.Q(state="RUNNING"), name="execution_deadlines"),
+            models.Index(fields=("owner", "-created_at",), name="execution_owner"),
+            models.Index(fields=("visitor", "-created_at",), name="execution_visitor"),
+            models.Index(fields=("flow", "-created_at",), name="execution_flow"),
+            models.Index(fields=("-created_at",), name="execution_newest"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.flow} {self.id}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("execution", args=[self.id])
+
+    @property
+    def title(self) -> str:
+        flow = FLOW_REGISTRY.get(self.flow)
+        return flow.title if flow else self.flow
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in self.FINAL
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from the first claim to the end; None before the end, and for what never began."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return (self.finished_at - self.started_at).total_seconds()
+
+    # The verbs
+
+    @classmethod
+    def start(
+        cls, flow: Flow, inputs: dict[str, Any], *, owner_id: uuid.UUID | None = None, visitor: uuid.UUID | None = None
+    ) -> "Execution":
+        """Store an execution of validated inputs and ring for a worker once it is committed."""
+        execution = cls.objects.create(
+            flow=flow.name,
+            kind=flow.kind,
+            inputs=inputs,
+            owner_id=owner_id,
+            visitor=visitor,
+            time_limit=flow.time_limit or settings.EXECUTION_TIME_LIMIT,
+        )
+        transaction.on_commit(partial(bells.ring, flow.kind))
+        return execution
+
+    @classmethod
+    def claim_next(cls, kind: str, worker: str) -> "Execution | None":
+        """Take the oldest waiting execution of a kind, or None. Two workers never get the same one."""
+        claimed = cls.objects.raw(
+            """
+            UPDATE main_execution SET
+                state = 'RUNNING', attempt = attempt + 1, worker = %(worker)s,
+                lease_until = clock_timestamp() + %(lease)s * interval '1 second',
+                started_at = coalesce(started_at, clock_timestamp()),
+                deadline = coalesce(deadline, clock_timestamp() + time_limit * interval '1 second')
+            WHERE id = (
+                SELECT id FROM main_execution WHERE state = 'PENDING' AND kind = %(kind)s
+                ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED
+            )
+            RETURNING *
+            """,
+            {"worker": worker, "lease": LEASE, "kind": kind},
+        )
+        return next(iter(claimed), None)
+
+    @classmethod
+    def renew_leases(cls, claims: Iterable[Claim]) -> set[uuid.UUID]:
+        """Renew the leases of what a worker holds, in one UPDATE; return the ids that are still its own."""
+        held = list(claims)
+        rows = _rows(
+            """
+            UPDATE main_execution SET lease_until = clock_timestamp() + %s * interval '1 second'
+            FROM unnest(%s::uuid[], %s::int[]) AS held(id, attempt)
+            WHERE main_execution.id = held.id AND main_execution.attempt = held.attempt AND state = 'RUNNING'
+            RETURNING main_execution.id
+            """,
+            [LEASE, [claim["id"] for claim in held], [claim["attempt"] for claim in held]],
+        )
+        return {row[0] for row in rows}
+
+    @contextmanager
+    def fence(self) -> Iterator[None]:
+        """A transaction in which this attempt is sure to be the one that may write; raises Fenced otherwise."""
+        with transaction.atomic():
+            if not _rows(
+                "SELECT 1 FROM main_execution WHERE id = %s AND attempt = %s AND state = 'RUNNING' FOR SHARE",
+                [self.id, self.attempt],
+            ):
+                raise Fenced("The execution ended or was taken over.")
+            yield
+
+    def finish(
+        self,
+        *,
+        result: Any = None,
+        error: ErrorDetail | None = None,
+        usage: dict[str, int] | None = None,
+        chat_model: str = "",
+        entries: Iterable[tuple[int, EntryView]] = (),
+    ) -> None:
+        """End this attempt's execution, with its last entries, in one transaction; raises Fenced."""
+        with self.fence():
+            Entry.keep(self, entries)
+            self._end(
+                models.Q(attempt=self.attempt, state=self.State.RUNNING),
+                self.State.FAILURE if error else self.State.SUCCESS,
+                result=result,
+                error=error,
+                usage=usage or {},
+                chat_model=chat_model,
+            )
+
+    def cancel(self) -> bool:
+        """End an execution that has not ended yet; say whether this call did it."""
+        error = ErrorDetail(type="cancelled", message="The execution was cancelled.", retryable=False)
+        return self._end(~models.Q(state__in=self.FINAL), self.State.CANCELLED, error=error)
+
+    def hand_back(self) -> bool:
+        """Give this attempt's execution back to the queue; say whether it was still its own."""
+        return bool(_hand_back("id = %s AND attempt = %s", [self.id, self.attempt]))
+
+    @classmethod
+    def hand_back_all(cls, worker: str) -> list[str]:
+        """Give back whatever a worker process and its children hold; return the kinds."""
+        return _hand_back("starts_with(worker, %s)", [worker])
+
+    @classmethod
+    def is_any_held_by(cls, worker: str) -> bool:
+        """Say whether a worker process or one of its children holds an execution."""
+        return cls.objects.filter(state=cls.State.RUNNING, worker__startswith=worker).exists()
+
+    @classmethod
+    def take_back(cls) -> list[str]:
+        """Put executions back whose lease ran out, and count the crash; return their kinds."""
+        rows = _rows(
+            """
+            UPDATE main_execution SET state = 'PENDING', crashes = crashes + 1, lease_until = NULL, worker = ''
+            WHERE id IN (
+                SELECT id FROM main_execution
+                WHERE state = 'RUNNING' AND lease_until < clock_timestamp() AND crashes + 1 < %s
+                FOR UPDATE SKIP LOCKED
+            )
+            RETURNING kind
+            """,
+            [MAX_CRASHES],
+        )
+        return [row[0] for row in rows]
+
+    @classmethod
+    def end_poisonous(cls) -> "list[Execution]":
+        """End executions whose lease ran out once too often; return them."""
+        error = ErrorDetail(
+            type="poison",
+            message=f"The execution was stopped: its worker died {MAX_CRASHES} times while running it.",
+            retryable=False,
+        )
+        overdue = models.Q(state=cls.State.RUNNING, lease_until__lt=_clock(), crashes__gte=MAX_CRASHES - 1)
+        return cls._end_all(overdue, error, crashes=models.F("crashes") + 1)
+
+    @classmethod
+    def end_overdue(cls) -> "list[Execution]":
+        """End executions that ran past their limit; return them."""
+        error = ErrorDetail(
+            type="timeout", message="The execution took longer than it may and was stopped.", retryable=False
+        )
+        return cls._end_all(models.Q(state=cls.State.RUNNING, deadline__lt=_clock()), error)
+
+    @classmethod
+    def waiting(cls, older_than: float = 0.0) -> dict[str, int]:
+        """Count by kind what has waited for more than some seconds."""
+        rows = _rows(
+            "SELECT kind, count(*) FROM main_execution WHERE state = 'PENDING' "
+            "AND created_at < clock_timestamp() - %s * interval '1 second' GROUP BY kind",
+            [older_than],
+        )
+        return dict(rows)
+
+    @classmethod
+    def _end_all(cls, condition: models.Q, error: ErrorDetail, **changes: Any) -> "list[Execution]":
+        due = cls.objects.filter(condition)
+        return [each for each in due if each._end(condition, cls.State.FAILURE, error=error, **changes)]
+
+    def _end(self, condition: models.Q, state: str, **changes: Any) -> bool:
+        """The one UPDATE behind every end: it happens where the condition still holds."""
+        changed = Execution.objects.filter(condition, id=self.id).update(
+            state=state, finished_at=_clock(), lease_until=None, **changes
+        )
+        return bool(changed)
+
+    # What it adds up to
+
+    def snapshot(self) -> Snapshot:
+        """Return what is stored as a snapshot: all of a finished execution, the finished steps of a running one."""
+        snapshot = Snapshot(url=f"/executions/{self.id}/")
+        for number, event in enumerate(self._events(), start=1):
+            fold(snapshot, {"id": str(EventId(0, number)), **event})
+        snapshot.id = EventId(self.attempt, 0)
+        return snapshot
+
+    def _events(self) -> Iterator[Event]:
+        if self.state != self.State.PENDING:
+            yield {"type": "state", "state": "PROGRESS", "status": "Running"}
+        for step in self.steps.all():
+            yield {"type": "step", "step": step.key, "name": step.name, "state": "done"}
+            yield {"type": "progress", "progress": step.progress}
+        for entry in self.entries.all():
+            yield entry.event()
+        if self.is_final:
+            yield self.result_event()
+
+    def result_event(self) -> Event:
+        """Return the event that ends the execution. To the contract, CANCELLED is a FAILURE."""
+        if self.state == self.State.SUCCESS:
+            return {"type": "result", "state": "SUCCESS", "status": "Done", "final_result": self.result}
+        error: ErrorDetail = self.error
+        return {"type": "result", "state": "FAILURE", "status": error["message"], "error": error}
+
+    @property
+    def contract_state(self) -> str:
+        """PENDING, PROGRESS, SUCCESS or FAILURE, as `/task-status/` shows it."""
+        names = {self.State.RUNNING: "PROGRESS", self.State.CANCELLED: "FAILURE"}
+        return names.get(self.State(self.state), self.state)
+
+
+class Step(models.Model):
+    """A finished step: the journal. A later attempt gets the result from here and does not do the step again."""
+
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="steps")
+    key = models.TextField(_("key"))
+    name = models.CharField(_("name"), max_length=200)
+    attempt = models.PositiveIntegerField(_("attempt"))
+    tries = models.PositiveSmallIntegerField(_("tries"), default=1)
+    fingerprint = models.CharField(_("fingerprint of the input"), max_length=64, blank=True)
+    result = models.JSONField(_("result"), null=True)
+    progress = models.PositiveSmallIntegerField(_("progress"), default=0)
+    started_at = models.DateTimeField(_("started"))
+    finished_at = models.DateTimeField(_("finished"), db_default=Now())
+
+    class Meta:
+        verbose_name = _("step")
+        verbose_name_plural = _("steps")
+        ordering = ("id",)
+        constraints = (models.UniqueConstraint(fields=("execution", "key"), name="step_once_per_execution"),)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def duration(self) -> float:
+        """Seconds it took, with its retries."""
+        return (self.finished_at - self.started_at).total_seconds()
+
+    @classmethod
+    def record(cls, execution: Execution, step: StepRecord) -> None:
+        """Keep a finished step and its entries, behind the fence; raises Fenced."""
+        with execution.fence():
+            row = cls(
+                execution=execution,
+                key=step.key,
+                name=step.name,
+                attempt=execution.attempt,
+                tries=step.tries,
+                fingerprint=step.fingerprint,
+                result=step.result,
+                progress=step.progress,
+                started_at=step.started_at,
+            )
+            # Where the commit's answer got lost, the same step is recorded again.
+            cls.objects.bulk_create([row], ignore_conflicts=True)
+            Entry.keep(execution, step.entries)
+
+
+class Entry(models.Model):
+    """A line of the timeline. `n` counts within its step, so that an attempt's repetition replaces, not repeats."""
+
+    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="entries")
+    step = models.TextField(_("step"), blank=True)
+    n = models.PositiveIntegerField(_("number in its step"))
+    attempt = models.PositiveIntegerField(_("attempt"))
+    position = models.PositiveIntegerField(_("position"))
+    data = models.JSONField(_("data"))
+    created_at = models.DateTimeField(_("created"), db_default=Now())
+
+    class Meta:
+        verbose_name = _("entry")
+        verbose_name_plural = _("entries")
+        ordering = ("attempt", "position")
+        constraints = (models.UniqueConstraint(fields=("execution", "step", "n"), name="entry_once_per_step"),)
+
+    def __str__(self) -> str:
+        return str(self.data.get("message") or self.data.get("tool", ""))
+
+    @classmethod
+    def keep(cls, execution: Execution, entries: Iterable[tuple[int, EntryView]]) -> None:
+        """Store entries by position; one that is there already keeps its place and gets the new content."""
+        rows = [
+            cls(
+                execution=execution,
+                step=entry["step"],
+                n=entry["n"],
+                attempt=execution.attempt,
+                position=position,
+                data={key: value for key, value in entry.items() if key not in ("step", "n")},
+            )
+            for position, entry in entries
+        ]
+        if rows:
+            cls.objects.bulk_create(
+                rows, update_conflicts=True, unique_fields=["execution", "step", "n"], update_fields=["data"]
+            )
+
+    def event(self) -> Event:
+        event: Event = {"step": self.step, "n": self.n, **self.data}
+        if "data" in event:
+            event["data"] = without_large_data(event["data"], self.address)
+        return event
+
+    @property
+    def address(self) -> str:
+        return entry_address(str(self.execution_id), self.step, self.n)
+
+
+class WorkerBeat(models.Model):
+    """A worker process, and when it last asked the database for work. `manage.py doctor` reads it."""
+
+    name = models.CharField(primary_key=True, max_length=200)
+    kind = models.CharField(max_length=20)
+    beat_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def beat(cls, name: str, kind: str) -> None:
+        _rows(
+            "INSERT INTO main_workerbeat (name, kind, beat_at) VALUES (%s, %s, clock_timestamp()) "
+            "ON CONFLICT (name) DO UPDATE SET beat_at = clock_timestamp() RETURNING 1",
+            [name, kind],
+        )
+
+    @classmethod
+    def prune(cls) -> None:
+        """Forget workers that have been silent for an hour."""
+        _rows("DELETE FROM main_workerbeat WHERE beat_at < clock_timestamp() - interval '1 hour' RETURNING 1", [])
+
+
+class _clock(models.Func):  # noqa: N801 — a database function, named as SQL names it
+    """`clock_timestamp()`: now, also late in a long transaction."""
+
+    function = "clock_timestamp"
+    template = "%(function)s()"
+    output_field = models.DateTimeField()
+
+
+def _rows(sql: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return cursor.fetchall()
+
+
+def _hand_back(condition: str, parameters: list[Any]) -> list[str]:
+    rows = _rows(
+        "UPDATE main_execution SET state = 'PENDING', lease_until = NULL, worker = '' "  # noqa: S608 — two own texts
+        f"WHERE state = 'RUNNING' AND {condition} RETURNING kind",
+        parameters,
+    )
+    return [row[0] for row in rows]
+
+
+def steps_of_last_success(flow: str) -> int:
+    """Return how many steps the flow's last successful execution had, or 0."""
+    last = Execution.objects.filter(flow=flow, state=Execution.State.SUCCESS).order_by("-created_at").first()
+    return last.steps.count() if last else 0
+
+

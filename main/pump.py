@@ -1,0 +1,366 @@
+"""Watchers: one Redis subscription per web process, any number of open streams.
+
+Each execution that is watched is folded once, encoded once per frame, and shared by all its watchers. A frame is
+a whole snapshot, so a slow watcher simply gets the newest one when it is ready; nothing queues up for it.
+
+What Redis does not say comes from PostgreSQL: the snapshot of an execution that Redis has forgotten, the end of
+one whose last event was lost, and everything while Redis is away.
+"""
+
+import asyncio
+import logging
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import orjson
+from django.conf import settings
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from main.channel import REDIS_TIMEOUT, follow, meta_key, read_meta, stream_key
+from main.events import Event, EventId, Snapshot, fold, merge
+from main.leases import DATABASE_AWAY, with_database
+from main.models import Execution
+
+logger = logging.getLogger(__name__)
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+# The header by which a Django view hands its request over to the pump; never sent to a client.
+HAND_OFF = "X-Watch-Execution"
+EVENT_STREAM = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+# At most ten frames a second for one execution; a comment where nothing else was sent for 15 s.
+FRAME_INTERVAL = 0.1
+KEEP_ALIVE = 15.0
+# How often silent executions are looked up in PostgreSQL, in seconds; and all of them while Redis is away.
+LOOK_UP = 5.0
+LOOK_UP_WITHOUT_REDIS = 1.0
+# Seconds after which a client whose stream just ends shall come back, and the spread after a deploy.
+RETRY = 2.0
+RETRY_SPREAD = 2.0
+# A channel that is always subscribed, so that the connection lives while nothing is watched.
+IDLE_CHANNEL = "pump"
+
+
+def encode_frame(snapshot: Snapshot) -> bytes:
+    """Return a snapshot as an unnamed SSE message; the last one has the id `end`."""
+    head = b"id: end\ndata: " if snapshot.is_final else b"data: "
+    return head + orjson.dumps(snapshot.public()) + b"\n\n"
+
+
+def encode_last_frame(snapshot: Snapshot) -> bytes:
+    return _retry(RETRY) + encode_frame(snapshot)
+
+
+def _retry(seconds: float) -> bytes:
+    return b"retry: %d\n\n" % int(seconds * 1000)
+
+
+class Watcher:
+    """An open stream: sleeps until there is a newer frame, a comment is due, or it shall end."""
+
+    __slots__ = ("_wake", "gone", "ping")
+
+    def __init__(self) -> None:
+        self.gone = False
+        self.ping = False
+        self._wake: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        if self._wake and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def sleep(self) -> None:
+        self._wake = asyncio.get_running_loop().create_future()
+        await self._wake
+
+
+class Watched:
+    """An execution that somebody watches: its snapshot, its newest frame, its watchers."""
+
+    def __init__(self, execution_id: str) -> None:
+        self.id = execution_id
+        self.snapshot: Snapshot | None = None
+        self.early: list[bytes] | None = []  # events that came while the snapshot was being read
+        self.watchers: set[Watcher] = set()
+        self.frame = b""
+        self.version = 0
+        self.framed_at = 0.0
+        self.heard_at = time.monotonic()
+        self.timer: asyncio.TimerHandle | None = None
+        self.ready = asyncio.Event()
+
+    def wake_all(self) -> None:
+        for watcher in self.watchers:
+            watcher.wake()
+
+    def changed(self) -> None:
+        """Make a new frame, now or as soon as the last one is a tenth of a second old."""
+        if self.timer:
+            return
+        due = self.framed_at + FRAME_INTERVAL - time.monotonic()
+        if due <= 0 or (self.snapshot and self.snapshot.is_final):
+            self.make_frame()
+        else:
+            self.timer = asyncio.get_running_loop().call_later(due, self.make_frame)
+
+    def make_frame(self) -> None:
+        if self.timer:
+            self.timer.cancel()
+            self.timer = None
+        if self.snapshot:
+            self.frame = encode_frame(self.snapshot)
+            self.version += 1
+            self.framed_at = time.monotonic()
+            self.wake_all()
+
+
+class Pump:
+    """The streams of one web process. Everything here runs in its event loop."""
+
+    def __init__(self) -> None:
+        self._watched: dict[str, Watched] = {}
+        self._redis: Redis | None = None
+        self._pubsub: PubSub | None = None
+        self._connected = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
+
+    async def stream(self, execution_id: str, receive: Receive, send: Send) -> None:
+        """Serve one watcher until the execution ends, the client leaves, or the server does."""
+        self._begin()
+        watched = await self._watch(execution_id)
+        watcher = Watcher()
+        watched.watchers.add(watcher)
+        leaving = asyncio.ensure_future(_notice_leaving(receive, watcher))
+        try:
+            await _send_start(send)
+            await self._send_frames(watched, watcher, send)
+        finally:
+            leaving.cancel()
+            watched.watchers.discard(watcher)
+            await self._forget(watched)
+
+    def close(self) -> None:
+        """Tell every watcher to come back a little later, and end its stream. May be called from a signal."""
+        self._closing = True
+        for watched in self._watched.values():
+            watched.wake_all()
+
+    async def _send_frames(self, watched: Watched, watcher: Watcher, send: Send) -> None:
+        shown = 0
+        while not watcher.gone:
+            if self._closing:
+                back = RETRY / 2 + random.random() * RETRY_SPREAD  # noqa: S311
+                await send({"type": "http.response.body", "body": _retry(back), "more_body": False})
+                return
+            if shown != watched.version:
+                shown, final = watched.version, bool(watched.snapshot and watched.snapshot.is_final)
+                await send({"type": "http.response.body", "body": watched.frame, "more_body": not final})
+                if final:
+                    return
+                continue
+            if watcher.ping:
+                watcher.ping = False
+                await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
+            await watcher.sleep()
+
+    # What is watched
+
+    async def _watch(self, execution_id: str) -> Watched:
+        """Return the execution with its snapshot read; the first watcher of it subscribes and reads."""
+        watched = self._watched.get(execution_id)
+        if watched is None:
+            watched = self._watched[execution_id] = Watched(execution_id)
+            try:
+                await self._subscribe(execution_id)
+                await self._read(watched)
+            finally:
+                watched.ready.set()
+        await watched.ready.wait()
+        return watched
+
+    async def _forget(self, watched: Watched) -> None:
+        if watched.watchers or self._watched.get(watched.id) is not watched:
+            return
+        del self._watched[watched.id]
+        if watched.timer:
+            watched.timer.cancel()
+        if self._pubsub and self._connected.is_set():
+            try:
+                await self._pubsub.unsubscribe(stream_key(watched.id))
+            except (RedisError, OSError):
+                self._connected.clear()
+
+    async def _read(self, watched: Watched) -> None:
+        """Read the snapshot, from Redis or else from PostgreSQL, and fold on what came meanwhile."""
+        watched.early = [] if watched.early is None else watched.early
+        snapshot = await self._history(watched) or await self._stored(watched.id)
+        early, watched.early = watched.early, None
+        if snapshot is None:
+            return
+        watched.snapshot = follow(watched.id, snapshot, early)
+        watched.heard_at = time.monotonic()
+        watched.make_frame()
+
+    async def _history(self, watched: Watched) -> Snapshot | None:
+        """Return what Redis knows of an execution, up to now; on from its own snapshot where there is one."""
+        if not self._redis or not self._connected.is_set():
+            return watched.snapshot
+        try:
+            async with asyncio.timeout(REDIS_TIMEOUT):
+                snapshot = watched.snapshot or read_meta(await self._redis.get(meta_key(watched.id)))
+                after = f"({snapshot.id}" if snapshot else "-"
+                events = await self._redis.xrange(stream_key(watched.id), after, "+")
+        except (RedisError, OSError):
+            return watched.snapshot
+        return follow(watched.id, snapshot, [fields[b"e"] for _, fields in events])
+
+    async def _stored(self, execution_id: str) -> Snapshot | None:
+        try:
+            return await asyncio.to_thread(with_database, lambda: _stored_snapshot(execution_id))
+        except DATABASE_AWAY:
+            return None
+
+    # What Redis says
+
+    def _begin(self) -> None:
+        if not self._tasks:
+            self._tasks = [asyncio.ensure_future(self._listen_forever()), asyncio.ensure_future(self._tick())]
+
+    async def _subscribe(self, execution_id: str) -> None:
+        try:
+            async with asyncio.timeout(REDIS_TIMEOUT):
+                await self._connected.wait()
+                assert self._pubsub  # noqa: S101 — set before `_connected`
+                await self._pubsub.subscribe(stream_key(execution_id))
+        except (RedisError, OSError):
+            self._connected.clear()
+
+    async def _listen_forever(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (RedisError, OSError) as error:
+                logger.warning("no live events: Redis does not answer (%s)", type(error).__name__)
+            except Exception:
+                logger.exception("the pump stumbled")
+            self._connected.clear()
+            await asyncio.sleep(0.5)
+
+    async def _listen(self) -> None:
+        """Subscribe to everything that is watched, catch up, and then hand on what comes."""
+        await self._connect()
+        assert self._pubsub  # noqa: S101
+        await self._pubsub.subscribe(IDLE_CHANNEL, *(stream_key(id_) for id_ in self._watched))
+        self._connected.set()
+        for watched in list(self._watched.values()):
+            if watched.ready.is_set():
+                await self._read(watched)
+        while True:
+            message = await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=None)
+            if message:
+                await self._heard(message["channel"].decode().removeprefix("execution:"), message["data"])
+
+    async def _connect(self) -> None:
+        if self._redis:
+            await self._redis.aclose()
+        self._redis = Redis.from_url(
+            settings.REDIS_URL, socket_connect_timeout=REDIS_TIMEOUT, retry=Retry(NoBackoff(), 0)
+        )
+        self._pubsub = self._redis.pubsub()
+
+    async def _heard(self, execution_id: str, encoded: bytes) -> None:
+        watched = self._watched.get(execution_id)
+        if watched is None:
+            return
+        if watched.early is not None:
+            watched.early.append(encoded)
+            return
+        watched.heard_at = time.monotonic()
+        event: Event = orjson.loads(encoded)
+        if watched.snapshot is None or _leaves_gap(watched.snapshot, event):
+            await self._read(watched)
+        if watched.snapshot:
+            watched.snapshot = fold(watched.snapshot, event)
+            watched.changed()
+
+    # What PostgreSQL says
+
+    async def _tick(self) -> None:
+        """Send comments into silence, and look silent executions up in the database."""
+        while True:
+            await asyncio.sleep(LOOK_UP if self._connected.is_set() else LOOK_UP_WITHOUT_REDIS)
+            try:
+                self._keep_alive()
+                await self._look_up()
+            except DATABASE_AWAY:
+                logger.warning("the database is away; streams stay open")
+            except Exception:
+                logger.exception("the pump stumbled")
+
+    def _keep_alive(self) -> None:
+        for watched in self._watched.values():
+            if time.monotonic() - watched.framed_at > KEEP_ALIVE - LOOK_UP:
+                watched.framed_at = time.monotonic()
+                for watcher in watched.watchers:
+                    watcher.ping = True
+                    watcher.wake()
+
+    async def _look_up(self) -> None:
+        patience = LOOK_UP if self._connected.is_set() else 0.0
+        silent = [each for each in self._watched.values() if time.monotonic() - each.heard_at >= patience]
+        if not silent:
+            return
+        ids = [each.id for each in silent]
+        whole = not self._connected.is_set()
+        stored = await asyncio.to_thread(with_database, lambda: _look_up_stored(ids, whole))
+        for watched in silent:
+            if found := stored.get(watched.id):
+                watched.snapshot = merge(watched.snapshot, found) if watched.snapshot else found
+                watched.heard_at = time.monotonic()
+                watched.changed()
+
+
+def _leaves_gap(snapshot: Snapshot, event: Event) -> bool:
+    number = EventId.parse(event["id"])
+    return number > snapshot.id and number != (snapshot.id.attempt, snapshot.id.seq + 1)
+
+
+def _stored_snapshot(execution_id: str) -> Snapshot | None:
+    execution = Execution.objects.filter(id=uuid.UUID(execution_id)).first()
+    return execution.snapshot() if execution else None
+
+
+def _look_up_stored(ids: list[str], whole: bool) -> dict[str, Snapshot]:
+    """Return the snapshots of those that have ended; without Redis, of all of them."""
+    found = Execution.objects.filter(id__in=ids)
+    if not whole:
+        found = found.filter(state__in=Execution.FINAL)
+    return {str(execution.id): execution.snapshot() for execution in found}
+
+
+async def _send_start(send: Send) -> None:
+    headers = [(name.lower().encode(), value.encode()) for name, value in EVENT_STREAM.items()]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": _retry(RETRY), "more_body": True})
+
+
+async def _notice_leaving(receive: Receive, watcher: Watcher) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    watcher.gone = True
+    watcher.wake()
+
+

@@ -1,0 +1,276 @@
+"""Flows and their register.
+
+A flow is a function. Its name is the flow's name, its parameters are the flow's inputs, and the module that
+defines it is its registration:
+
+    @flow(title="Greeting", public=True, steps=1)
+    def greeting_flow(run: Run, llm: ChatModel, name: Annotated[str, Field(max_length=80)] = "you") -> str:
+        '''Say hello.'''
+        return run.step("Greet", lambda who: f"Hello, {who}!", name)
+
+A parameter typed `Run` gets the handle of the execution, one typed `ChatModel` the default chat model; all
+others are inputs. From the signature come the JSON Schema, the form on the page and the sentences of a 400.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any, Literal, TypeVar, get_type_hints
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic.fields import FieldInfo
+
+from main.chat_models import ChatModel
+from main.run import Run
+
+Kind = Literal["io", "cpu"]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class FlowDefinitionError(Exception):
+    """A flow that cannot be registered; the message begins with its file and line."""
+
+
+class UnknownFlowError(LookupError):
+    """No flow has that name; the message names near ones."""
+
+
+class InputError(ValueError):
+    """Inputs that do not fit a flow. `errors` holds a sentence or more for each field."""
+
+    def __init__(self, errors: dict[str, list[str]]) -> None:
+        self.errors = errors
+        super().__init__(" ".join(sentence for sentences in errors.values() for sentence in sentences))
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A registered flow. Times are in seconds; `steps` is how many steps it usually has, 0 if that varies."""
+
+    name: str
+    title: str
+    description: str
+    function: Callable[..., Any]
+    place: str
+    public: bool = False
+    kind: Kind = "io"
+    steps: int = 0
+    time_limit: int | None = None
+    step_retries: int = 3
+    requires: tuple[str, ...] = ()
+    handles: dict[str, type] = field(default_factory=dict)
+    inputs: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def model(self) -> type[BaseModel]:
+        # Fields get names of their own: an input may be called `schema` or `_x`, which Pydantic keeps for itself.
+        fields: dict[str, Any] = {
+            f"input_{name}": (annotation, _aliased(default, name)) for name, (annotation, default) in self.inputs.items()
+        }
+        return create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of the inputs: an object with a property per parameter."""
+        return self.model.model_json_schema(by_alias=True)
+
+    def validate(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the inputs completed with defaults, as JSON values; raise InputError. `true` is not 1."""
+        if errors := {name: ["It contains a NUL character."] for name in inputs if _has_nul([name, inputs[name]])}:
+            raise InputError(errors)
+        try:
+            valid = self.model.model_validate_json(orjson.dumps(inputs), strict=True)
+        except ValidationError as error:
+            raise InputError(_sentences(self, error)) from None
+        return valid.model_dump(mode="json", by_alias=True)
+
+    def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments for the function from stored inputs, in the types it declares."""
+        valid = self.model.model_validate_json(orjson.dumps(inputs))
+        return {name: getattr(valid, f"input_{name}") for name in self.inputs}
+
+    def call(self, run: Run, chat_model: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
+        """Call the function with its handles and its inputs and return what it returns."""
+        handles = {name: run if kind is Run else chat_model() for name, kind in self.handles.items()}
+        return self.function(**handles, **self.arguments(inputs))
+
+
+FLOW_REGISTRY: dict[str, Flow] = {}
+
+
+def flow(
+    *,
+    title: str = "",
+    description: str = "",
+    public: bool = False,
+    kind: Kind = "io",
+    steps: int = 0,
+    time_limit: int | None = None,
+    step_retries: int = 3,
+    requires: Iterable[str] = (),
+) -> Callable[[Function], Function]:
+    """Register the decorated function as a flow under its own name.
+
+    `public` lets visitors without an account run it. `kind` is "io" for flows that wait (threads) or "cpu" for
+    flows that compute (processes). `time_limit` is in seconds from the first claim. `requires` names settings
+    that must not be empty, such as "TAVILY_API_KEY".
+
+    Raises FlowDefinitionError, with file and line, for a name that is taken, a parameter without a type, a type
+    that has no JSON Schema or does not resolve, and a default that is no JSON.
+    """
+
+    def register(function: Function) -> Function:
+        place = _place(function)
+        known = FLOW_REGISTRY.get(function.__name__)
+        if known and known.place != place:
+            raise FlowDefinitionError(f"{place}: the flow “{function.__name__}” is already defined in {known.place}.")
+        handles, inputs = _parameters(function, place)
+        registered = Flow(
+            name=function.__name__,
+            title=title or function.__name__.removesuffix("_flow").replace("_", " ").capitalize(),
+            description=description or inspect.getdoc(function) or "",
+            function=function,
+            place=place,
+            public=public,
+            kind=kind,
+            steps=steps,
+            time_limit=time_limit,
+            step_retries=step_retries,
+            requires=tuple(requires),
+            handles=handles,
+            inputs=inputs,
+        )
+        _build(registered)
+        FLOW_REGISTRY[registered.name] = registered
+        return function
+
+    return register
+
+
+def get_flow(name: str) -> Flow:
+    """Return the flow of that name; raise UnknownFlowError with near names."""
+    try:
+        return FLOW_REGISTRY[name]
+    except KeyError:
+        near = get_close_matches(name, FLOW_REGISTRY, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(f'“{each}”' for each in near)}?" if near else ""
+        raise UnknownFlowError(f"There is no flow “{name[:100]}”.{hint}") from None
+
+
+def load_flows(packages: Iterable[str]) -> None:
+    """Import every module of the given packages, so that their flows register; a plain module is imported itself."""
+    for package in packages:
+        module = importlib.import_module(package)
+        for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
+            importlib.import_module(f"{package}.{found.name}")
+
+
+def _place(function: Callable[..., Any]) -> str:
+    code = inspect.unwrap(function).__code__
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def _parameters(function: Callable[..., Any], place: str) -> tuple[dict[str, type], dict[str, tuple[Any, Any]]]:
+    """Split a signature into handles (name → Run or ChatModel) and inputs (name → annotation, default)."""
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise FlowDefinitionError(
+            f"{place}: the type “{error.name}” in the signature of “{function.__name__}” does not resolve. "
+            "Import it at the top of the module, not under TYPE_CHECKING."
+        ) from error
+    handles: dict[str, type] = {}
+    inputs: dict[str, tuple[Any, Any]] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise FlowDefinitionError(f"{place}: “{function.__name__}” takes “{parameter}”; inputs must have names.")
+        if name not in hints:
+            raise FlowDefinitionError(f"{place}: the parameter “{name}” of “{function.__name__}” has no type.")
+        if hints[name] is Run or hints[name] is ChatModel:
+            handles[name] = hints[name]
+        else:
+            inputs[name] = (hints[name], parameter.default)
+    return handles, inputs
+
+
+def _aliased(default: Any, name: str) -> FieldInfo:
+    """Return a field that is called `name` outside; pydantic merges it with the one inside Annotated."""
+    if isinstance(default, FieldInfo):
+        default.alias = default.validation_alias = default.serialization_alias = name
+        return default
+    return Field(... if default is inspect.Parameter.empty else default, alias=name, title=_label(name))  # type: ignore[no-any-return]
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ").strip().capitalize()
+
+
+def _build(registered: Flow) -> None:
+    """Make the schema now, so that what is wrong with a signature is said at start."""
+    try:
+        _ = registered.schema
+        defaults = {name: default for name, (_, default) in registered.inputs.items() if not _is_empty(default)}
+        for name, default in defaults.items():
+            _check_default(registered, name, default)
+    except (PydanticSchemaGenerationError, PydanticUserError) as error:
+        raise FlowDefinitionError(
+            f"{registered.place}: an input of “{registered.name}” has a type that cannot come from JSON: {error}"
+        ) from error
+
+
+def _is_empty(default: Any) -> bool:
+    return default is inspect.Parameter.empty or isinstance(default, FieldInfo)
+
+
+def _check_default(registered: Flow, name: str, default: Any) -> None:
+    from pydantic import TypeAdapter
+
+    try:
+        TypeAdapter(registered.inputs[name][0]).validate_json(TypeAdapter(Any).dump_json(default))
+    except (ValueError, TypeError) as error:
+        raise FlowDefinitionError(
+            f"{registered.place}: the default of “{name}” in “{registered.name}” cannot be written as JSON "
+            f"of its type ({type(default).__name__})."
+        ) from error
+
+
+def _has_nul(value: Any) -> bool:
+    """Say whether a JSON value holds a NUL character, which PostgreSQL cannot store."""
+    if isinstance(value, str):
+        return "\x00" in value
+    if isinstance(value, Mapping):
+        return any(_has_nul(key) or _has_nul(each) for key, each in value.items())
+    return isinstance(value, list) and any(_has_nul(each) for each in value)
+
+
+def _sentences(registered: Flow, error: ValidationError) -> dict[str, list[str]]:
+    sentences: dict[str, list[str]] = {}
+    for problem in error.errors(include_url=False):
+        location = [str(part) for part in problem["loc"]]
+        inside = f" (at {'.'.join(location[1:])})" if len(location) > 1 else ""
+        name = location[0] if location else "inputs"
+        sentences.setdefault(name, []).append(_sentence(registered, problem, name) + inside + ".")
+    return sentences
+
+
+def _sentence(registered: Flow, problem: Any, name: str) -> str:
+    length = len(problem["input"]) if isinstance(problem["input"], str | list | dict) else 0
+    match problem["type"]:
+        case "missing":
+            return f"“{name}” is missing"
+        case "extra_forbidden":
+            names = ", ".join(f"“{each}”" for each in registered.inputs)
+            known = f"its inputs are {names}" if names else "it has no inputs"
+            return f"“{name}” is not an input of {registered.name}; {known}"
+        case "string_too_long":
+            return f"“{name}” may have at most {problem['ctx']['max_length']} characters; it has {length}"
+        case "string_too_short":
+            return f"“{name}” needs at least {problem['ctx']['min_length']} characters; it has {length}"
+        case _:
+            return f"“{name}”: {problem['msg'][0].lower()}{problem['msg'][1:].rstrip('.')}"

@@ -1,0 +1,352 @@
+"""The handle a flow is given while it executes.
+
+`Run` knows neither Django nor Celery nor Redis: it is given a journal, which keeps what finished steps
+returned, and a channel, which carries what happens to watchers. A flow says what it does by calling it from any
+thread; what LangChain does inside a step is reported by itself (see tracing.py).
+"""
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
+
+from main import values
+from main.errors import Failure, FlowError, classify_error
+from main.events import MAX_NAME_LENGTH, MAX_STATUS_LENGTH, Entry, Event, without_large_data
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+MAX_MESSAGE_LENGTH = 4000
+# Seconds before the second try of a step; doubled for each further one, up to the longest.
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 60.0
+
+_NOTHING: Any = object()
+
+
+class Stopped(BaseException):
+    """Ends a run from outside. No Exception, so that no library's broad `except` swallows it."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the journal keeps of a finished step."""
+
+    fingerprint: str
+    result: Any
+
+
+@dataclass
+class StepRecord:
+    """A finished step with its entries, for the journal. `result` is already JSON (see values.py)."""
+
+    key: str
+    name: str
+    fingerprint: str
+    result: Any
+    started_at: datetime
+    entries: list[tuple[int, Entry]]
+    progress: int
+    tries: int
+
+
+class Journal(Protocol):
+    def recall(self, key: str) -> Recorded | None:
+        """Return what an earlier attempt kept of the step, or None."""
+
+    def record(self, step: StepRecord) -> None:
+        """Keep a finished step and its entries; raises Stopped where this attempt lost its execution."""
+
+    def keep_entry(self, position: int, entry: Entry) -> None:
+        """Keep one entry at once, because it is too large to be sent to watchers whole."""
+
+
+class Channel(Protocol):
+    def send(self, event: Event) -> None:
+        """Tell the watchers. Never raises, never waits long: what is lost comes later as a snapshot."""
+
+
+@dataclass
+class _Step:
+    """A step that is being done: where its entries and tokens belong."""
+
+    key: str
+    name: str
+    entries: list[tuple[int, Entry]] = field(default_factory=list)
+    children: dict[str, int] = field(default_factory=dict)
+    open: set[str] = field(default_factory=set)
+
+
+_current: ContextVar[_Step | None] = ContextVar("current_step", default=None)
+
+
+class Run:
+    """One attempt at an execution, as the flow sees it. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        execution_id: str,
+        *,
+        journal: Journal,
+        channel: Channel,
+        attempt: int = 1,
+        expected_steps: int = 0,
+        step_retries: int = 3,
+        progress: int = 0,
+        begun_steps: frozenset[str] = frozenset(),
+    ) -> None:
+        self.id = execution_id
+        self.attempt = attempt
+        self.usage: dict[str, int] = {}
+        self._journal = journal
+        self._channel = channel
+        self._expected_steps = expected_steps
+        self._step_retries = step_retries
+        self._begun_steps = begun_steps
+        self._lock = threading.Lock()
+        self._top = _Step(key="", name="")
+        self._left: list[tuple[int, Entry]] = []
+        self._position = 0
+        self._finished_steps = 0
+        self._progress = progress
+        self._stop = threading.Event()
+        self._stop_reason = ""
+        self._stop_at_step = False
+
+    # What a flow calls
+
+    def step(self, name: str, what: Callable[..., Result] | Any, input: Any = _NOTHING) -> Result:  # noqa: A002
+        """Do a named part of the flow once, and return its result.
+
+        `what` is a callable or any LangChain Runnable; it is called with `input`, or with nothing. The result is
+        kept: when the execution is taken up again after a crash, a finished step is not done again. A failure
+        that is worth it (a full quota, a provider that is away) is tried again, up to the flow's `step_retries`.
+
+        Raises what `what` raised; ResultError for a result that cannot be kept; FlowError where a step of the
+        same name is running in parallel, or where the input differs from that of the earlier attempt.
+        """
+        with self._opened(name) as step:
+            fingerprint = "" if input is _NOTHING else values.fingerprint(input)
+            if recorded := self._journal.recall(step.key):
+                return self._replayed(step, recorded, fingerprint)
+            return self._performed(step, what, input, fingerprint)
+
+    def status(self, text: str) -> None:
+        """Say in one line what is going on now."""
+        self.check()
+        self._channel.send({"type": "state", "state": "PROGRESS", "status": values.clean_text(text)[:MAX_STATUS_LENGTH]})
+
+    def progress(self, percent: float) -> None:
+        """Say how far it is, 0 to 100. It never goes backwards; what finished steps say counts as well."""
+        self.check()
+        self._advance(int(percent))
+
+    def log(self, message: str) -> None:
+        """Add a line to the timeline."""
+        self._add({"type": "log", "step": "", "n": 0, "message": values.clean_text(str(message))[:MAX_MESSAGE_LENGTH]})
+
+    def tool_result(self, tool: str, data: Any, step_name: str = "") -> None:
+        """Show what a tool returned. `data` is best a list of `{"url", "content"}`; any JSON will do.
+
+        Raises ResultError for what has no JSON form.
+        """
+        name = step_name or self._here().name or tool
+        self._add(
+            {"type": "tool_result", "step": "", "n": 0, "step_name": name, "tool": tool, "data": values.plain(data)}
+        )
+
+    def token(self, text: str) -> None:
+        """Let the answer grow by a piece of text."""
+        self.check()
+        if text:
+            self._channel.send({"type": "token", "step": self._here().key, "text": values.clean_text(text)})
+
+    def count_usage(self, usage: dict[str, int]) -> None:
+        """Add to what the execution used, such as {"input_tokens": 12, "output_tokens": 40}."""
+        with self._lock:
+            for name, amount in usage.items():
+                self.usage[name] = self.usage.get(name, 0) + amount
+
+    # What the engine calls
+
+    def check(self) -> None:
+        """Raise Stopped where the run was told to stop."""
+        if self._stop.is_set():
+            raise Stopped(self._stop_reason)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not past a stop; raises Stopped."""
+        self._stop.wait(seconds)
+        self.check()
+
+    def stop(self, reason: str) -> None:
+        """End the run at its next call, from any thread."""
+        self._stop_reason = self._stop_reason or reason
+        self._stop.set()
+
+    def stop_at_step(self, reason: str) -> None:
+        """End the run where its next step would begin: what is under way is finished and kept."""
+        self._stop_reason = self._stop_reason or reason
+        self._stop_at_step = True
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def unfiled_entries(self) -> list[tuple[int, Entry]]:
+        """Return the entries that no finished step took into the journal, by position."""
+        with self._lock:
+            return [*self._top.entries, *self._left]
+
+    # How a step is done
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[_Step]:
+        self.check()
+        if self._stop_at_step:
+            raise Stopped(self._stop_reason)
+        parent = self._here()
+        step = self._new_step(parent, name[:MAX_NAME_LENGTH])
+        token = _current.set(step)
+        try:
+            yield step
+        finally:
+            _current.reset(token)
+            with self._lock:
+                parent.open.discard(step.name)
+
+    def _new_step(self, parent: _Step, name: str) -> _Step:
+        with self._lock:
+            if name in parent.open:
+                raise FlowError(
+                    f"The step “{name}” was begun while another step of that name is running. "
+                    "Steps that run in parallel need names of their own.",
+                    type="flow",
+                )
+            parent.open.add(name)
+            ordinal = parent.children[name] = parent.children.get(name, 0) + 1
+        own = quote(name, safe=" ") + (f"#{ordinal}" if ordinal > 1 else "")
+        return _Step(key=f"{parent.key}/{own}" if parent.key else own, name=name)
+
+    def _replayed(self, step: _Step, recorded: Recorded, fingerprint: str) -> Any:
+        if recorded.fingerprint != fingerprint:
+            raise FlowError(
+                f"The step “{step.name}” was done before with another input. The flow takes another way than in its "
+                "earlier attempt: what it decides by must come from a step.",
+                type="flow",
+            )
+        self._count_step()
+        return values.load(recorded.result)
+
+    def _performed(self, step: _Step, what: Any, given: Any, fingerprint: str) -> Any:
+        started_at = datetime.now(UTC)
+        self._tell_step(step, "running", restarted=step.key in self._begun_steps)
+        self.log(f"▶ {step.name}")
+        result, tries = self._tried(step, what, given)
+        kept = values.checked(result, step.name)
+        self._count_step()
+        with self._lock:
+            entries = list(step.entries)
+        self._journal.record(
+            StepRecord(step.key, step.name, fingerprint, kept, started_at, entries, self._progress, tries)
+        )
+        self._tell_step(step, "done")
+        return result
+
+    def _tried(self, step: _Step, what: Any, given: Any) -> tuple[Any, int]:
+        tries = 1
+        while True:
+            try:
+                return _invoked(self, step, what, given), tries
+            except Exception as error:
+                failure = classify_error(error)
+                if not failure.retryable or tries > self._step_retries:
+                    self._tell_step(step, "failed")
+                    self._give_up(step)
+                    raise
+                self._pause_before_retry(step, failure, tries)
+                tries += 1
+
+    def _pause_before_retry(self, step: _Step, failure: Failure, tries: int) -> None:
+        pause = failure.retry_after or random.uniform(0.5, 1.0) * FIRST_PAUSE * 2**tries  # noqa: S311
+        pause = min(pause, LONGEST_PAUSE)
+        logger.info("execution %s: step %r, try %d: %s", self.id, step.name, tries, failure.type)
+        with self._lock:
+            step.entries.clear()
+            step.children.clear()  # finished steps inside it have the same keys again, and are not done again
+        self._tell_step(step, "running", restarted=True)
+        self.log(f"↻ {failure.message} Trying again in {pause:.0f} s ({tries} of {self._step_retries}).")
+        self.wait(pause)
+
+    def _give_up(self, step: _Step) -> None:
+        """Leave the entries of a failed step to the end of the execution, which keeps them."""
+        with self._lock:
+            self._left.extend(step.entries)
+
+    # How it is told
+
+    def _here(self) -> _Step:
+        return _current.get() or self._top
+
+    def _add(self, entry: Entry) -> None:
+        self.check()
+        step = self._here()
+        with self._lock:
+            entry["step"] = step.key
+            entry["n"] = step.entries[-1][1]["n"] + 1 if step.entries else 0
+            self._position += 1
+            position = self._position
+            step.entries.append((position, entry))
+        event = Event(**entry)  # type: ignore[typeddict-item]
+        if "data" in entry:
+            url = entry_address(self.id, step.key, entry["n"])
+            event["data"] = without_large_data(entry["data"], url)
+            if event["data"] is not entry["data"]:
+                self._journal.keep_entry(position, entry)
+        self._channel.send(event)
+
+    def _tell_step(self, step: _Step, state: str, *, restarted: bool = False) -> None:
+        event: Event = {"type": "step", "step": step.key, "name": step.name, "state": state}
+        if restarted:
+            event["restarted"] = True
+        self._channel.send(event)
+
+    def _count_step(self) -> None:
+        with self._lock:
+            self._finished_steps += 1
+            done = self._finished_steps
+        share = done / max(self._expected_steps, done) if self._expected_steps else 1 - 1 / (done + 1)
+        self._advance(min(int(100 * share), 99))
+
+    def _advance(self, percent: int) -> None:
+        with self._lock:
+            if percent <= self._progress:
+                return
+            self._progress = percent
+        self._channel.send({"type": "progress", "progress": min(percent, 100)})
+
+
+def entry_address(execution_id: str, step: str, n: int) -> str:
+    """Return where an entry that is too large for a snapshot can be read whole."""
+    return f"/api/v1/executions/{execution_id}/entry?step={quote(step)}&n={n}"
+
+
+def _invoked(run: Run, step: _Step, what: Any, given: Any) -> Any:
+    """Call a callable or a Runnable so that what LangChain does inside is reported to the run."""
+    from langchain_core.runnables import Runnable
+    from langchain_core.runnables.config import RunnableConfig, set_config_context
+
+    from main.tracing import Tracer
+
+    config = RunnableConfig(callbacks=[Tracer(run)], run_name=step.name)
+    if isinstance(what, Runnable):
+        return what.invoke({} if given is _NOTHING else given, config)
+    with set_config_context(RunnableConfig(callbacks=config["callbacks"])) as context:
+        return context.run(what) if given is _NOTHING else context.run(what, given)

@@ -1,0 +1,92 @@
+"""What keeps promises: a thread in every worker process.
+
+Every 2 s it says that this process is there, and looks for work that no bell announced. One process at a time,
+elected by an advisory lock, also takes back leases that ran out, ends what ran past its limit, and rings as
+many bells as waiting rows lack. A second thread beats the heart, so that a slow sweep costs no lease.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from django.db import Error, connection, transaction
+from psycopg_pool import PoolTimeout
+
+from main import bells
+from main.channel import announce_end, with_redis
+from main.engine import work, workplace
+from main.leases import HEARTBEAT, heart, with_database, worker_name
+from main.models import Execution, WorkerBeat
+
+logger = logging.getLogger(__name__)
+
+SWEEP = 2.0
+# Seconds that a row waits before a bell is missed: the first one was rung when it was stored.
+BELL_PATIENCE = 1.0
+# The advisory lock of the elected sweeper; any number that nothing else in this database uses.
+LOCK = 7_315_620_001
+
+
+def begin() -> None:
+    """Start this process's heart and sweeper."""
+    for name, what, pause in (("heart", heart.beat, HEARTBEAT), ("sweeper", sweep, SWEEP)):
+        threading.Thread(target=_forever, args=(what, pause), name=name, daemon=True).start()
+
+
+def sweep() -> None:
+    """Do everything once; a database that is away is waited for until the next time."""
+    with_database(lambda: WorkerBeat.beat(worker_name(), workplace.kind))
+    ended, waiting = with_database(_keep_promises)
+    for execution in ended:
+        announce_outside_end(execution)
+    _ring_for(waiting)
+    _look_for_work(waiting)
+
+
+def announce_outside_end(execution: Execution) -> None:
+    """Tell watchers how an execution ended that did not end by its own worker."""
+    execution.refresh_from_db()
+    stored = execution.snapshot()
+    connection.close()
+    announce_end(str(execution.id), execution.attempt, execution.result_event(), stored)
+
+
+def _keep_promises() -> tuple[list[Execution], dict[str, int]]:
+    """Take back and end what is due, where this process is the elected one; count what waits."""
+    ended: list[Execution] = []
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK])
+        if cursor.fetchone() == (True,):
+            ended = [*Execution.end_overdue(), *Execution.end_poisonous()]
+            Execution.take_back()
+            WorkerBeat.prune()
+    return ended, Execution.waiting(older_than=BELL_PATIENCE)
+
+
+def _ring_for(waiting: dict[str, int]) -> None:
+    """Ring for rows that wait without a bell; those in the queue have one."""
+    for kind, count in waiting.items():
+        rung = with_redis(lambda redis, kind=kind: redis.llen(kind))  # type: ignore[misc]
+        if rung is None:
+            return
+        for _ in range(min(count - rung, bells.MAX_WAITING_RINGS)):
+            bells.ring(kind)
+
+
+def _look_for_work(waiting: dict[str, int]) -> None:
+    """Work on what waits without waiting for a bell: Redis may be away, or just have lost its queue."""
+    for _ in range(min(waiting.get(workplace.kind, 0), workplace.free)):
+        threading.Thread(target=work, args=(workplace.kind,), name="unrung", daemon=True).start()
+
+
+def _forever(what: Callable[[], None], pause: float) -> None:
+    while True:
+        began = time.monotonic()
+        try:
+            what()
+        except (Error, PoolTimeout) as error:
+            logger.warning("the database is away (%s)", type(error).__name__)
+        except Exception:
+            logger.exception("the %s stumbled", threading.current_thread().name)
+        time.sleep(max(0.0, pause - (time.monotonic() - began)))

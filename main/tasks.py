@@ -1,0 +1,87 @@
+"""The Celery side: one task, which a bell calls, and what a worker process does at its start and end."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from celery import shared_task
+from celery.signals import worker_init, worker_process_init, worker_ready, worker_shutting_down
+from django.conf import settings
+from django.db import Error
+from psycopg_pool import PoolTimeout
+
+from main import bells, engine, sweeper
+from main.leases import be_child_of, heart, with_database, worker_prefix
+from main.models import Execution
+from main.registry import load_flows
+
+logger = logging.getLogger(__name__)
+
+# Seconds that a stopped worker's runs have to come to their next step.
+GRACE = 4.0
+
+
+@shared_task(name=bells.TASK)
+def work(kind: str) -> None:
+    """Answer a bell."""
+    engine.work(kind)
+
+
+@worker_init.connect
+def _load(sender: Any, **_: Any) -> None:
+    """Import what flows need before the first bell, in a prefork worker before the fork."""
+    load_flows(["main.flows", *settings.FLOW_MODULES])
+    queues = list(sender.app.amqp.queues.consume_from)
+    engine.workplace.kind = queues[0]
+
+
+@worker_ready.connect
+def _open_threads(sender: Any, **_: Any) -> None:
+    """Begin in a worker that runs flows in its own threads; the children of the others begin by themselves."""
+    if sender.controller.pool_cls.__module__.endswith("thread"):
+        engine.workplace.capacity = sender.controller.concurrency
+        sweeper.begin()
+
+
+@worker_process_init.connect
+def _open_child(**_: Any) -> None:
+    """Begin in a child of a prefork worker, which runs one flow at a time."""
+    be_child_of(os.getppid())
+    engine.workplace.capacity = 1
+    sweeper.begin()
+
+
+@worker_shutting_down.connect
+def _close(**_: Any) -> None:
+    threading.Thread(target=_hand_back_and_exit, name="closing").start()
+
+
+def _hand_back_and_exit() -> None:
+    """Let runs come to their next step, hand back the rest, and go. Celery would wait for their end."""
+    engine.workplace.closing = True
+    for run in heart.running:
+        run.stop_at_step("The worker is stopping.")
+    try:
+        _wait_for_runs(GRACE)
+        for kind in with_database(lambda: Execution.hand_back_all(worker_prefix())):
+            bells.ring_now(kind)
+    except (Error, PoolTimeout):
+        logger.warning("the database is away: leases will run out by themselves")
+    _kill_children()
+    os._exit(0)
+
+
+def _wait_for_runs(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and with_database(lambda: Execution.is_any_held_by(worker_prefix())):
+        time.sleep(0.1)
+
+
+def _kill_children() -> None:
+    from billiard import active_children
+
+    for child in active_children():
+        os.kill(child.pid, signal.SIGKILL)

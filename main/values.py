@@ -1,0 +1,161 @@
+"""What a step may return, written as JSON and read back as it was.
+
+JSON, tuples, sets, dates, UUIDs, Pydantic models (LangChain's messages and documents are some) and dataclasses
+survive. Anything else is refused at once, with a sentence that says what to do.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import importlib
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, TypeAdapter
+
+from main.errors import FlowError
+
+MAX_RESULT_BYTES = 1024 * 1024
+
+# The key that marks a JSON object as one of ours. Its value names the kind, "value" holds what is inside.
+_MARK = "__kept__"
+_SCALARS: dict[str, type] = {
+    "datetime": datetime.datetime,
+    "date": datetime.date,
+    "time": datetime.time,
+    "timedelta": datetime.timedelta,
+    "uuid": uuid.UUID,
+    "bytes": bytes,
+}
+_COLLECTIONS: dict[str, Callable[[list[Any]], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+
+
+class ResultError(FlowError):
+    """A result that cannot be kept. Not worth a retry: the flow's code has to change."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, type="result")
+
+
+def dump(value: Any) -> Any:
+    """Return the value as JSON values that `load` reads back; raises ResultError for an unknown type."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, BaseModel):
+        return _marked(f"model:{_path(type(value))}", value.model_dump(mode="json"))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {each.name: dump(getattr(value, each.name)) for each in dataclasses.fields(value) if each.init}
+        return _marked(f"dataclass:{_path(type(value))}", fields)
+    if isinstance(value, dict):
+        return _dump_dict(value)
+    return _dump_other(value)
+
+
+def load(kept: Any) -> Any:
+    """Return the value that `dump` wrote."""
+    if isinstance(kept, list):
+        return [load(each) for each in kept]
+    if not isinstance(kept, dict):
+        return kept
+    if _MARK not in kept:
+        return {key: load(each) for key, each in kept.items()}
+    kind, value = kept[_MARK], kept["value"]
+    if kind in _SCALARS:
+        return TypeAdapter(_SCALARS[kind]).validate_python(value)
+    if kind in _COLLECTIONS:
+        return _COLLECTIONS[kind]([load(each) for each in value])
+    if kind == "dict":
+        return {load(key): load(each) for key, each in value}
+    return _load_object(kind, value)
+
+
+def plain(value: Any) -> Any:
+    """Return the value as plain JSON for people to read: a message is its text, a model its fields.
+
+    Raises ResultError for a type that has no JSON form.
+    """
+    if isinstance(value, BaseModel):
+        text = getattr(value, "text", None) if hasattr(value, "content") else None
+        return clean_text(text) if isinstance(text, str) else plain(value.model_dump(mode="json"))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(plain(key)): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(each) for each in value]
+    kept = dump(value)
+    return kept["value"] if isinstance(kept, dict) else kept
+
+
+def clean_text(text: str) -> str:
+    """Return the text without what PostgreSQL (NUL) or UTF-8 (lone surrogates) cannot hold."""
+    if text.isascii() and "\x00" not in text:
+        return text
+    return text.replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+def fingerprint(value: Any) -> str:
+    """Return a hash of a step's input, the same for the same input in another process; "" where it has none."""
+    try:
+        return hashlib.sha256(orjson.dumps(dump(value), option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+    except (ResultError, TypeError):
+        return ""
+
+
+def checked(value: Any, name: str) -> Any:
+    """Return `dump(value)` for the step called `name`; raises ResultError where it is unknown or too large."""
+    try:
+        kept = dump(value)
+        size = len(orjson.dumps(kept))
+    except (ResultError, TypeError, RecursionError) as error:
+        raise ResultError(f"The step “{name}” returned something that cannot be kept: {error}") from error
+    if size > MAX_RESULT_BYTES:
+        raise ResultError(
+            f"The step “{name}” returned {size} bytes; at most {MAX_RESULT_BYTES} are kept. "
+            "Write it to a file or a database and return where it is."
+        )
+    return kept
+
+
+def _marked(kind: str, value: Any) -> dict[str, Any]:
+    return {_MARK: kind, "value": value}
+
+
+def _path(cls: type) -> str:
+    if "<locals>" in cls.__qualname__:
+        raise ResultError(f"{cls.__name__} is defined inside a function. Define it at the top of a module.")
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _dump_dict(value: dict[Any, Any]) -> dict[str, Any]:
+    if all(isinstance(key, str) for key in value) and _MARK not in value:
+        return {dump(key): dump(each) for key, each in value.items()}
+    return _marked("dict", [[dump(key), dump(each)] for key, each in value.items()])
+
+
+def _dump_other(value: Any) -> Any:
+    if type(value) is list:
+        return [dump(each) for each in value]
+    for kind, collection in _COLLECTIONS.items():
+        if type(value) is collection:
+            return _marked(kind, [dump(each) for each in value])
+    for kind, scalar in _SCALARS.items():
+        if type(value) is scalar:
+            return _marked(kind, TypeAdapter(scalar).dump_python(value, mode="json"))
+    raise ResultError(
+        f"{type(value).__name__} is not JSON, a Pydantic model, a dataclass, a date, a UUID, or a LangChain message "
+        "or document. Return one of those."
+    )
+
+
+def _load_object(kind: str, value: Any) -> Any:
+    sort, _, path = kind.partition(":")
+    module, _, name = path.partition(":")
+    cls: Any = importlib.import_module(module)
+    for part in name.split("."):
+        cls = getattr(cls, part)
+    return cls.model_validate(value) if sort == "model" else cls(**load(value))

@@ -1,0 +1,314 @@
+"""The web side: start, list, show, watch, cancel. Thin: the verbs are the models', the stream is the pump's."""
+
+import uuid
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.translation import gettext as _
+from django.views.decorators.csrf import ensure_csrf_cookie
+from django.views.decorators.http import require_safe
+from django.views.decorators.vary import vary_on_headers
+from rest_framework.exceptions import NotFound, PermissionDenied
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from main import docs
+from main.api import AnonymousStartThrottle, Conflict, Invalid, problem
+from main.channel import history
+from main.chat_models import describe_chat_model
+from main.events import Snapshot
+from main.markdown import render_document, render_markdown
+from main.models import Entry, Execution
+from main.pump import EVENT_STREAM, HAND_OFF, encode_last_frame
+from main.registry import FLOW_REGISTRY, Flow, InputError, UnknownFlowError, get_flow
+from main.search import describe_search
+from main.sweeper import announce_outside_end
+
+# How many of their executions the page and the list show.
+LIST_LENGTH = 50
+
+
+# Start
+
+
+class StartTask(APIView):
+    """`POST /start-task/` with `{"flow", "inputs"}`: store an execution and answer with its id."""
+
+    throttle_classes = (AnonymousStartThrottle,)
+
+    def post(self, request: Request) -> Response:
+        flow = _requested_flow(request.data)
+        if not flow.public and not request.user.is_authenticated:
+            raise PermissionDenied(f"“{flow.title}” is not open to visitors. Sign in to run it.")
+        if reason := why_unavailable(flow):
+            raise Conflict(reason)
+        inputs = _valid_inputs(flow, request.data)
+        user_id = request.user.pk if request.user.is_authenticated else None
+        execution = Execution.start(flow, inputs, owner_id=user_id, visitor=None if user_id else _visitor(request))
+        return Response({"task_id": str(execution.id)})
+
+
+def why_unavailable(flow: Flow) -> str:
+    """Return the sentence that says which setting a flow lacks, or ""."""
+    missing = [name for name in flow.requires if not getattr(settings, name, "")]
+    return f"“{flow.title}” needs {' and '.join(missing)}, which this server has not set." if missing else ""
+
+
+def _requested_flow(body: dict[str, Any]) -> Flow:
+    name = body.get("flow")
+    if name is None:
+        raise Invalid("The field “flow” is missing.", {"flow": ["Name the flow to run."]})
+    if not isinstance(name, str):
+        raise Invalid("The field “flow” is not a string.", {"flow": ["The name of a flow is a string."]})
+    try:
+        return get_flow(name)
+    except UnknownFlowError as error:
+        raise Invalid(str(error), {"flow": [str(error)]}) from None
+
+
+def _valid_inputs(flow: Flow, body: dict[str, Any]) -> dict[str, Any]:
+    inputs = body.get("inputs", {})
+    if not isinstance(inputs, dict):
+        raise Invalid("The field “inputs” is not an object.", {"inputs": ["Inputs are an object of names and values."]})
+    try:
+        return flow.validate(inputs)
+    except InputError as error:
+        raise Invalid(str(error), error.errors) from None
+
+
+def _visitor(request: Request) -> uuid.UUID:
+    """Return the random id by which an anonymous session owns what it starts; made on the first start."""
+    session = request._request.session
+    if "visitor" not in session:
+        session["visitor"] = str(uuid.uuid4())
+    return uuid.UUID(session["visitor"])
+
+
+# Whose executions
+
+
+def visible_executions(request: HttpRequest | Request) -> QuerySet[Execution]:
+    """Staff see all; a user their own and their session's; a visitor their session's."""
+    user, visitor = request.user, request.session.get("visitor")
+    if user.is_authenticated and user.is_staff:
+        return Execution.objects.all()
+    owned = Q(owner=user) if user.is_authenticated else Q()
+    if visitor:
+        owned |= Q(visitor=visitor)
+    return Execution.objects.filter(owned) if owned else Execution.objects.none()
+
+
+def own_executions(request: HttpRequest | Request) -> QuerySet[Execution]:
+    """Return what the asking person started, also for staff; the newest first."""
+    owned = Q(visitor=request.session["visitor"]) if "visitor" in request.session else Q(pk=None)
+    if request.user.is_authenticated:
+        owned |= Q(owner=request.user)
+    return Execution.objects.filter(owned)
+
+
+def _visible(request: HttpRequest | Request, execution_id: str) -> Execution:
+    """Return an execution the asking person may see; one that is not there and one of others are both a 404."""
+    try:
+        found = visible_executions(request).get(id=uuid.UUID(execution_id))
+    except (ValueError, Execution.DoesNotExist):
+        raise Http404("There is no such execution.") from None
+    return found
+
+
+# List and show
+
+
+class Flows(APIView):
+    """`GET /flows/`: what can be run, with the JSON Schema of the inputs."""
+
+    def get(self, request: Request) -> Response:
+        return Response({"flows": describe_flows(), **_describe_stand_ins()})
+
+
+def describe_flows() -> list[dict[str, Any]]:
+    return [
+        {
+            "name": flow.name,
+            "title": flow.title,
+            "description": flow.description,
+            "kind": flow.kind,
+            "public": flow.public,
+            "schema": flow.schema,
+            "available": not (reason := why_unavailable(flow)),
+            "reason": reason,
+        }
+        for flow in sorted(FLOW_REGISTRY.values(), key=lambda flow: flow.title)
+    ]
+
+
+def _describe_stand_ins() -> dict[str, Any]:
+    return {"chat_model": describe_chat_model()._asdict(), "search": describe_search()._asdict()}
+
+
+class Executions(APIView):
+    """`GET /executions/`: what the asking person started, the newest first."""
+
+    def get(self, request: Request) -> Response:
+        return Response({"executions": [summary(each) for each in own_executions(request)[:LIST_LENGTH]]})
+
+
+def summary(execution: Execution) -> dict[str, Any]:
+    """Return an execution in a few fields. Times are ISO 8601, the duration in seconds."""
+    live = history(str(execution.id)) if not execution.is_final else None
+    return {
+        "id": str(execution.id),
+        "flow": execution.flow,
+        "title": execution.title,
+        "inputs": execution.inputs,
+        "state": execution.contract_state,
+        "status": live.status if live else execution.get_state_display(),
+        "progress": live.progress if live else 100 * (execution.state == "SUCCESS"),
+        "created_at": execution.created_at,
+        "started_at": execution.started_at,
+        "finished_at": execution.finished_at,
+        "duration": execution.duration,
+    }
+
+
+@require_safe
+@vary_on_headers("Accept")
+@ensure_csrf_cookie
+def execution_page(request: HttpRequest, execution_id: str) -> HttpResponse:
+    """`GET /executions/<id>/`: the live page, or JSON where that is what is accepted."""
+    if request.get_preferred_type(["text/html", "application/json"]) == "application/json":
+        return ExecutionDetail.as_view()(request, execution_id=execution_id)
+    return _page(request, _visible(request, execution_id))
+
+
+class ExecutionDetail(APIView):
+    def get(self, request: Request, execution_id: str) -> Response:
+        execution = _visible(request, execution_id)
+        snapshot = snapshot_of(execution)
+        return Response(
+            {
+                **summary(execution),
+                "attempt": execution.attempt,
+                "chat_model": execution.chat_model,
+                "usage": execution.usage,
+                "details": {**snapshot.public()["details"], **_whole_result(execution)},
+            }
+        )
+
+
+def snapshot_of(execution: Execution) -> Snapshot:
+    """Return the newest snapshot: Redis' while it runs, PostgreSQL's afterwards or where Redis has forgotten."""
+    live = history(str(execution.id)) if not execution.is_final else None
+    return live or execution.snapshot()
+
+
+def _whole_result(execution: Execution) -> dict[str, Any]:
+    return {"final_result": execution.result} if execution.state == Execution.State.SUCCESS else {}
+
+
+class EntryDetail(APIView):
+    """`GET /api/v1/executions/<id>/entry?step=&n=`: a tool result that was too large to be sent along."""
+
+    def get(self, request: Request, execution_id: str) -> Response:
+        execution = _visible(request, execution_id)
+        number = request.query_params.get("n", "")
+        entry = Entry.objects.filter(
+            execution=execution, step=request.query_params.get("step", ""), n=int(number) if number.isdecimal() else -1
+        ).first()
+        if entry is None:
+            raise NotFound("There is no such entry.")
+        return Response(entry.data)
+
+
+@require_safe
+def answer(request: HttpRequest, execution_id: str) -> HttpResponse:
+    """`GET /executions/<id>/answer/`: the result as safe HTML, for the page to put in."""
+    execution = _visible(request, execution_id)
+    if execution.state != Execution.State.SUCCESS or not isinstance(execution.result, str):
+        raise Http404("There is no answer in words.")
+    return HttpResponse(render_markdown(execution.result))
+
+
+# Watch and cancel
+
+
+class TaskStatus(APIView):
+    """`GET /task-status/<id>/`: the stream of snapshots. The ASGI wrapper takes over from here (see asgi.py)."""
+
+    def get(self, request: Request, execution_id: str) -> HttpResponse:
+        execution = _visible(request, execution_id)
+        if not execution.is_final:
+            return HttpResponse(headers={HAND_OFF: str(execution.id)})
+        if request.headers.get("Last-Event-ID") == "end":
+            return HttpResponse(status=204)
+        return HttpResponse(encode_last_frame(execution.snapshot()), headers=dict(EVENT_STREAM))
+
+
+class Cancel(APIView):
+    """`POST /api/v1/executions/<id>/cancel`: end it."""
+
+    def post(self, request: Request, execution_id: str) -> Response:
+        execution = _visible(request, execution_id)
+        if not execution.cancel():
+            raise Conflict("The execution has ended already.")
+        announce_outside_end(execution)
+        return Response(summary(execution))
+
+
+# Pages
+
+
+@require_safe
+@ensure_csrf_cookie
+def home(request: HttpRequest) -> HttpResponse:
+    return _page(request, None)
+
+
+def _page(request: HttpRequest, execution: Execution | None) -> HttpResponse:
+    executions = [summary(each) for each in own_executions(request)[:LIST_LENGTH]]
+    if execution and str(execution.id) not in {each["id"] for each in executions}:
+        executions.insert(0, summary(execution))
+    data = {
+        "flows": describe_flows(),
+        **_describe_stand_ins(),
+        "executions": executions,
+        "execution_id": str(execution.id) if execution else None,
+    }
+    return render(request, "main/index.html", {"data": data, **data})
+
+
+@require_safe
+def document(request: HttpRequest, name: str) -> HttpResponse:
+    """`GET /docs/<name>/`: a page of the project's own documentation."""
+    page = docs.page(name)
+    if page is None:
+        raise Http404(_("There is no such page."))
+    context = {"page": page, "html": render_document(page.markdown), "pages": docs.pages()}
+    return render(request, "main/document.html", context)
+
+
+@require_safe
+def health(request: HttpRequest) -> HttpResponse:
+    """`GET /health/`: 200 while this server reaches its database; the outermost middleware answers otherwise."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    return HttpResponse("ok", content_type="text/plain")
+
+
+# What is not there
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if request.get_preferred_type(["text/html", "application/json"]) == "text/html":
+        return render(request, "404.html", status=404)
+    return problem(404, str(exception) if isinstance(exception, Http404) and str(exception) else "There is nothing here.")
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    if request.get_preferred_type(["text/html", "application/json"]) == "text/html":
+        return render(request, "500.html", status=500)
+    return problem(500, "Something went wrong on the server. It has been logged.")
