@@ -208,7 +208,9 @@ class Postgres(Server):
         command = [str(binaries / "initdb"), "-D", str(draft), "-U", USER, "-E", "UTF8"]
         command += ["--auth-local=trust", "--auth-host=reject", *locale_options(binaries)]
         command += [] if self.durable else ["--no-sync"]
-        if self.spawn(command, stop="TERM", identity=identity).wait():
+        with self.spawn(command, stop="TERM", identity=identity) as process:
+            failed = process.wait()
+        if failed:
             raise EmbeddedError(f"PostgreSQL could not make {self.data}:\n{self.last_words()}")
         draft.rename(self.data)
 

@@ -16,7 +16,7 @@ from config import embedded
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = environ.Env()
-env.read_env(BASE_DIR / ".env")
+env.read_env(env.str("ENV_FILE", default=str(BASE_DIR / ".env")))
 
 LOCAL_DIR = Path(env.str("LOCAL_DIR", default="") or BASE_DIR / ".local").resolve()
 DEVELOPMENT: bool = env.bool("DEVELOPMENT", default=embedded.is_running(LOCAL_DIR))
@@ -145,6 +145,8 @@ TAVILY_API_KEY: str = env.str("TAVILY_API_KEY", default="")
 TAVILY_BASE_URL: str = env.str("TAVILY_BASE_URL", default="")
 # "provider:model"; empty means Gemini with a key, the demo model without.
 CHAT_MODEL: str = env.str("CHAT_MODEL", default="")
+# Seconds between two words of the demo model, so that a poem is seen to grow.
+DEMO_TOKEN_DELAY: float = env.float("DEMO_TOKEN_DELAY", default=0.03)
 # Seconds a provider may stay silent before a call is given up.
 PROVIDER_TIMEOUT: float = env.float("PROVIDER_TIMEOUT", default=60.0)
 

@@ -1,0 +1,48 @@
+"""The test session: settings of its own, a real PostgreSQL and Redis in a folder that goes with it."""
+
+import atexit
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import django
+import pytest
+
+from config import embedded
+from config.servers import Servers
+
+# Short, because the sockets are in it.
+LOCAL_DIR = Path(tempfile.mkdtemp(prefix="api-ctm-test-", dir="/tmp"))
+atexit.register(shutil.rmtree, LOCAL_DIR, ignore_errors=True)
+
+
+def isolate_settings() -> None:
+    """Forget what the developer's shell and `.env` say."""
+    example = (Path(__file__).parent / ".env.example").read_text()
+    for name in re.findall(r"^#?([A-Z_]+)=", example, re.MULTILINE):
+        os.environ.pop(name, None)
+    os.environ |= {
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "ENV_FILE": os.devnull,
+        "LOCAL_DIR": str(LOCAL_DIR),
+        "DEVELOPMENT": "true",
+    }
+
+
+# Were the settings named in pyproject.toml, pytest-django would load them before this file is read.
+isolate_settings()
+django.setup()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers() -> Iterator[Servers]:
+    with embedded.owned(LOCAL_DIR), Servers(LOCAL_DIR, database_name="api_ctm", durable=False) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(servers: Servers) -> None:
+    """Have the test database wait for its server."""
