@@ -53,6 +53,3 @@ export const read = (id) => getJSON(`/executions/${id}/`);
 export const answer = async (id) => (await request(`/executions/${id}/answer/`, { cache: "no-store" })).text();
 
 export const cancel = (id) => post(`/api/v1/executions/${id}/cancel`, {});
-
-/** The text behind an address that a snapshot names for what was too large for it. */
-export const text = async (path) => (await request(path)).text();

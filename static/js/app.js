@@ -165,7 +165,9 @@ function choose(name, values = null) {
   chosen = name;
   fields = new Fields(document.getElementById("fields"), flows.get(name), values);
   if (!values) fields.restore(drafts[name]);
-  form.querySelector(`input[value="${CSS.escape(name)}"]`).checked = true;
+  const radio = form.querySelector(`input[value="${CSS.escape(name)}"]`);
+  radio.checked = true;
+  radio.closest("label").scrollIntoView({ block: "nearest" });
   complain("");
   button.disabled = false;
 }

@@ -17,12 +17,20 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Shows text that grows: what is already there stays, only the new end is added. */
+// What the server puts before the end of a text that grew too long for a snapshot.
+const CUT = "… ";
+
+/** Shows text that grows: what is already there stays, only the new end is added, also to a text cut at its front. */
 export function growText(element, text) {
   const node = element.firstChild;
-  if (node && text.length >= node.length && text.startsWith(node.data)) {
-    if (text.length > node.length) node.appendData(text.slice(node.length));
-  } else element.textContent = text;
+  if (!node) element.textContent = text;
+  else if (text.startsWith(node.data)) node.appendData(text.slice(node.length));
+  else {
+    const end = text.slice(CUT.length);
+    const place = text.startsWith(CUT) ? node.data.lastIndexOf(end.slice(0, 200)) : -1;
+    if (place >= 0 && end.startsWith(node.data.slice(place))) node.appendData(end.slice(node.length - place));
+    else element.textContent = text;
+  }
 }
 
 /** The address where it is a plain web address, else null: model output is not trusted. */

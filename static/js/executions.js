@@ -7,7 +7,8 @@ export const isFinal = (record) => FINAL.has(record.state);
 /** waiting, running, done, failed or cancelled. */
 export function phase(record) {
   if (record.state === "SUCCESS") return "done";
-  if (record.state === "CANCELLED" || record.details?.error?.type === "cancelled") return "cancelled";
+  const error = record.details?.error ?? record.error;
+  if (record.state === "CANCELLED" || error?.type === "cancelled") return "cancelled";
   if (record.state === "FAILURE") return "failed";
   return record.state === "PENDING" ? "waiting" : "running";
 }
@@ -65,6 +66,8 @@ export class Executions extends EventTarget {
     const known = this.#records.get(id);
     if (!known || (isFinal(known) && known.details)) return;
     const change = { state, details, status: details.status, progress: details.progress };
+    // An end without an answer does not take away what was already written of it.
+    if (state === "FAILURE") details.partial_result ??= known.details?.partial_result;
     if (state !== "PENDING" && !known.started_at) change.started_at = new Date().toISOString();
     if (FINAL.has(state) && !known.finished_at) change.finished_at = new Date().toISOString();
     this.#change(known, change);

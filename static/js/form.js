@@ -377,7 +377,7 @@ export class Fields {
       const inner = field && name !== field.name ? `${name.slice(field.name.length + 1)}: ` : "";
       for (const sentence of [sentences].flat()) {
         if (field) mine.get(field).push(inner + sentence);
-        else left.push(`${path}: ${sentence}`);
+        else left.push(["flow", "inputs"].includes(path) ? sentence : `${path}: ${sentence}`);
       }
     }
     for (const [field, sentences] of mine) field.complain(sentences);

@@ -1,19 +1,28 @@
 /* What the home page shows: a card for each execution that runs, or ran while the page was open. */
 
-import { growText, h, setText } from "./dom.js";
+import { h, setText } from "./dom.js";
 import { isFinal } from "./executions.js";
 import { Progress, StateMark } from "./panel.js";
 import { gettext } from "./words.js";
 
 const TAIL = 400;
 
+/** Without the marks of Markdown, which a few lines do not need. */
+const plain = (text) => text.replace(/^#+\s+|[*`_]{1,3}(?=\S)|(?<=\S)[*`_]{1,3}/gm, "").replace(/\n{2,}/g, "\n");
+
 /** The end of a text that grows, the beginning of one that is there. */
 function excerpt({ state, status, details }) {
   const final = details?.final_result;
-  if (state === "SUCCESS") return typeof final === "string" ? final.slice(0, TAIL) : "";
+  if (state === "SUCCESS") return typeof final === "string" ? plain(final.slice(0, TAIL)) : "";
   if (state === "FAILURE" || state === "CANCELLED") return details?.error?.message ?? status ?? "";
   const partial = details?.partial_result ?? "";
   return partial.length > TAIL ? `… ${partial.slice(-TAIL)}` : partial;
+}
+
+function headline(records) {
+  const finished = records.filter(isFinal).length;
+  if (!finished) return gettext("Running now");
+  return finished === records.length ? gettext("Just finished") : gettext("Running and just finished");
 }
 
 export class Card {
@@ -47,7 +56,7 @@ export class Card {
     this.progress.element.hidden = final;
     this.progress.update(this.record);
     const text = excerpt(this.record);
-    growText(this.text, text);
+    setText(this.text, text);
     this.text.hidden = !text;
     this.text.classList.toggle("growing-end", !final);
   }
@@ -92,6 +101,6 @@ export class Overview {
     for (const card of this.#cards.values()) card.update();
     this.running.hidden = !records.length;
     this.welcome.hidden = records.length > 0;
-    setText(this.heading, records.every(isFinal) ? gettext("Just finished") : gettext("Running now"));
+    setText(this.heading, headline(records));
   }
 }

@@ -48,8 +48,6 @@ export class StateMark {
   }
 }
 
-const isOmitted = (value) => value !== null && typeof value === "object" && "omitted_bytes" in value;
-
 /** The answer while it is written (plain text) and when it is there (the server's safe HTML). */
 class Answer {
   #settled = false;
@@ -81,41 +79,57 @@ class Answer {
   async #finish(record) {
     if (this.#fetching || !record.details) return;
     this.#fetching = true;
+    this.growing.classList.remove("writing");
     const result = record.details.final_result;
     if (result === null || result === undefined || result === "") {
-      this.#settled = true;
-      this.body.replaceChildren(h("p", { class: "quiet" }, gettext("This flow ended without an answer.")));
+      this.#settle(h("p", { class: "quiet" }, gettext("This flow ended without an answer.")));
       return;
     }
-    if (typeof result === "string" && this.growing.parentNode === this.body) growText(this.growing, result);
-    this.growing.classList.remove("writing");
     try {
-      record.answer ??= await api.answer(record.id);
-      const safe = document.createElement("template");
-      safe.innerHTML = record.answer; // made safe by the server; the only HTML that is ever put into the page
-      const prose = h("div", { class: "prose" });
-      prose.append(safe.content);
-      for (const scrolling of prose.querySelectorAll("pre")) scrolling.tabIndex = 0;
-      for (const table of prose.querySelectorAll("table")) {
-        const frame = h("div", { class: "table", tabindex: "0", role: "group", "aria-label": gettext("Table") });
-        table.replaceWith(frame);
-        frame.append(table);
-      }
-      this.body.replaceChildren(prose);
-      this.#settled = true;
+      const whole = await wholeResult(record);
+      if (typeof whole === "string") this.#settle(prose(await api.answer(record.id)));
+      else this.#settle(folded(whole, gettext("Result"), true));
     } catch {
       this.#plain(result);
       this.#fetching = false; // the next change tries again
     }
   }
 
+  #settle(element) {
+    this.#settled = true;
+    this.body.replaceChildren(element);
+  }
+
   #plain(result) {
     if (typeof result === "string") {
-      this.body.replaceChildren(this.growing);
+      if (this.growing.parentNode !== this.body) this.body.replaceChildren(this.growing);
       growText(this.growing, result);
-    } else if (isOmitted(result)) this.body.replaceChildren(omitted(result));
-    else this.body.replaceChildren(folded(result, gettext("Result")));
+    } else this.body.replaceChildren(isOmitted(result) ? omitted(result) : folded(result, gettext("Result")));
   }
+}
+
+const isOmitted = (value) => value !== null && typeof value === "object" && "omitted_bytes" in value;
+
+/** The result; one too large for a snapshot is read on its own. */
+async function wholeResult(record) {
+  const result = record.details.final_result;
+  return isOmitted(result) ? (await api.read(record.id)).details.final_result : result;
+}
+
+/** The answer as the server rendered it and made safe: the only HTML that is ever put into the page. */
+function prose(html) {
+  const element = h("div", { class: "prose" });
+  element.innerHTML = html;
+  for (const block of element.querySelectorAll("pre")) block.tabIndex = 0;
+  for (const table of element.querySelectorAll("table")) {
+    const frame = h("div", { class: "table", tabindex: "0", role: "group", "aria-label": gettext("Table") });
+    table.replaceWith(frame);
+    frame.append(table);
+  }
+  for (const link of element.querySelectorAll("a[href]")) {
+    if (link.origin !== location.origin) link.target = "_blank";
+  }
+  return element;
 }
 
 function inputValue(value) {
@@ -193,8 +207,8 @@ export class Panel {
       this.answer.element,
       this.timeline.element,
     );
-    this.changeButton.hidden = !Object.keys(flow?.schema?.properties ?? {}).length;
-    if (!flow?.available) this.againButton.hidden = this.changeButton.hidden = true;
+    this.hasInputs = Object.keys(flow?.schema?.properties ?? {}).length > 0;
+    this.canRun = flow?.available === true;
     this.update();
   }
 
@@ -214,7 +228,9 @@ export class Panel {
     this.now.hidden = final;
     this.cancelButton.hidden = final || record.connection === "gone";
     this.copyButton.hidden = now !== "done" || !record.details?.final_result;
+    this.againButton.hidden = !final || !this.canRun;
     this.againButton.classList.toggle("primary", now === "failed");
+    this.changeButton.hidden = this.againButton.hidden || !this.hasInputs;
     this.#connection(final);
     this.#error(now);
     this.answer.update(record);
@@ -272,9 +288,8 @@ export class Panel {
   }
 
   async #copy() {
-    const result = this.record.details.final_result;
     try {
-      const text = isOmitted(result) ? await api.text(result.url) : result;
+      const text = await wholeResult(this.record);
       await copy(typeof text === "string" ? text : JSON.stringify(text, null, 2));
     } catch {
       this.#complain(gettext("The answer could not be copied."));

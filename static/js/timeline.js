@@ -26,12 +26,12 @@ function source({ url, title, content }) {
 const isSource = (item) => item && typeof item === "object" && typeof item.url === "string";
 
 /** JSON, folded; written out only when it is opened. */
-export function folded(value, summary) {
+export function folded(value, summary, isOpen = false) {
   const text = JSON.stringify(value);
   const label = `${summary ?? gettext("Data")} · ${size(text.length)}`;
   const pre = h("pre", { tabindex: "0" });
-  const open = () => pre.textContent || (pre.textContent = JSON.stringify(value, null, 2));
-  return h("details", { class: "folded", ontoggle: open }, h("summary", {}, label), pre);
+  const write = () => pre.textContent || (pre.textContent = JSON.stringify(value, null, 2));
+  return h("details", { class: "folded", ontoggle: write, open: isOpen }, h("summary", {}, label), pre);
 }
 
 /** What the server left out because of its size, with the address that has it. */
@@ -62,39 +62,50 @@ const STEP_STATES = {
   failed: () => gettext("failed"),
 };
 
-/** A run of entries: those of one step, or those that belong to none. */
+/** The same number and content: the row that shows it can stay. */
+const signature = (entry) => `${entry.n ?? ""} ${entry.type === "log" ? entry.message : JSON.stringify(entry)}`;
+
+/** A run of entries: those of one step, or those that belong to none (key null). */
 class Block {
-  #keys = [];
+  #rows = [];
   #all = false;
 
-  constructor(step) {
-    this.step = step;
+  constructor(key, name, depth) {
+    this.key = key;
+    this.name = name;
     this.entries = h("ol", { class: "entries" });
     this.more = h("button", { class: "link more", type: "button", hidden: true, onclick: () => this.#showAll() });
     this.mark = h("span", { class: "step-mark" });
     this.state = h("span", { class: "visually-hidden" });
-    const title = step && h("p", { class: "step-title" }, this.mark, h("span", {}, step), " ", this.state);
-    this.element = h("li", { class: step ? "step" : "loose" }, title, this.more, this.entries);
+    const title = name && h("p", { class: "step-title" }, this.mark, h("span", {}, name), " ", this.state);
+    this.element = h("li", { class: name ? "step" : "loose" }, title, this.more, this.entries);
+    if (depth) this.element.style.marginInlineStart = `${depth * 1.5}rem`;
   }
 
   setStep({ state, restarted }) {
     if (this.element.dataset.state === state) return;
     this.element.dataset.state = state;
-    this.mark.replaceChildren(icon(state === "running" ? "running" : state));
-    const words = [(STEP_STATES[state] ?? (() => state))()];
+    this.mark.replaceChildren(icon(STEP_STATES[state] ? state : "waiting"));
+    const words = [STEP_STATES[state]?.() ?? state];
     if (restarted) words.push(gettext("begun again"));
     setText(this.state, `(${words.join(", ")})`);
   }
 
-  /** Rows beyond the first difference are replaced: a step begun again drops what it said before. */
+  /**
+   * Rows that are still told stay as they are. The oldest may have been left out of a long list, and a step
+   * that begins again drops what it said before.
+   */
   setEntries(entries) {
-    const keys = entries.map((entry) => (entry.type === "log" ? entry.message : JSON.stringify(entry)));
+    const told = entries.map(signature);
+    const dropped = told.length ? this.#rows.indexOf(told[0]) : this.#rows.length;
+    const start = dropped < 0 ? 0 : dropped;
     let same = 0;
-    while (same < keys.length && same < this.#keys.length && keys[same] === this.#keys[same]) same += 1;
-    if (same === keys.length && same === this.#keys.length) return;
+    while (same < told.length && told[same] === this.#rows[start + same]) same += 1;
+    if (start === 0 && same === told.length && same === this.#rows.length) return;
+    for (let gone = 0; gone < start; gone += 1) this.entries.firstElementChild.remove();
     while (this.entries.children.length > same) this.entries.lastElementChild.remove();
-    this.entries.append(...entries.slice(same).map((entry) => entryElement(entry, this.step)));
-    this.#keys = keys;
+    this.entries.append(...entries.slice(same).map((entry) => entryElement(entry, this.name)));
+    this.#rows = told;
     this.#fold();
   }
 
@@ -119,6 +130,41 @@ class Block {
   }
 }
 
+const keyOf = (step) => step.step ?? step.name;
+
+/** How many other steps this one lies in: their keys begin its own. */
+const depth = (key, steps) => steps.filter((step) => key.startsWith(`${keyOf(step)}/`)).length;
+
+/** The entries by step, in the order in which the steps began; those of no step between them, as they came. */
+function arranged(entries, steps) {
+  const known = new Map(steps.map((step) => [keyOf(step), step]));
+  const blocks = [];
+  const byStep = new Map();
+  const blockOf = (key) => {
+    if (!byStep.has(key)) {
+      byStep.set(key, { key, step: known.get(key), entries: [] });
+      blocks.push(byStep.get(key));
+    }
+    return byStep.get(key);
+  };
+  for (const entry of entries) {
+    const key = [entry.step, entry.step_name].find((one) => known.has(one));
+    if (key === undefined) {
+      if (blocks.at(-1)?.key !== null) blocks.push({ key: null, step: null, entries: [] });
+      blocks.at(-1).entries.push(entry);
+    } else {
+      // Steps before this one that had nothing to say keep their place.
+      for (const earlier of known.keys()) {
+        blockOf(earlier);
+        if (earlier === key) break;
+      }
+      blockOf(key).entries.push(entry);
+    }
+  }
+  for (const key of known.keys()) blockOf(key);
+  return blocks;
+}
+
 export class Timeline {
   #blocks = [];
 
@@ -129,40 +175,15 @@ export class Timeline {
   }
 
   update({ step_results: entries = [], steps = [], omitted: left = 0 }) {
-    const named = new Map(steps.map((step) => [step.name, step]));
-    const wanted = [];
-    const byStep = new Map();
-    const stepBlock = (name) => {
-      if (!byStep.has(name)) {
-        byStep.set(name, { step: name, entries: [] });
-        wanted.push(byStep.get(name));
-      }
-      return byStep.get(name);
-    };
-    for (const entry of entries) {
-      const name = [entry.step, entry.step_name].find((one) => named.has(one));
-      if (name !== undefined) {
-        // Steps before this one that had nothing to say keep their place.
-        for (const { name: earlier } of steps) {
-          if (earlier === name) break;
-          stepBlock(earlier);
-        }
-        stepBlock(name).entries.push(entry);
-      } else {
-        if (wanted.at(-1)?.step !== null) wanted.push({ step: null, entries: [] });
-        wanted.at(-1).entries.push(entry);
-      }
-    }
-    for (const { name } of steps) stepBlock(name);
-
-    wanted.forEach((block, index) => {
-      if (this.#blocks[index]?.step !== block.step) {
+    const wanted = arranged(entries, steps);
+    wanted.forEach(({ key, step, entries: own }, index) => {
+      if (this.#blocks[index]?.key !== key) {
         for (const old of this.#blocks.splice(index)) old.element.remove();
-        this.#blocks[index] = new Block(block.step);
+        this.#blocks[index] = new Block(key, step?.name, step ? depth(key, steps) : 0);
         this.list.append(this.#blocks[index].element);
       }
-      if (block.step !== null) this.#blocks[index].setStep(named.get(block.step));
-      this.#blocks[index].setEntries(block.entries);
+      if (step) this.#blocks[index].setStep(step);
+      this.#blocks[index].setEntries(own);
     });
     for (const old of this.#blocks.splice(wanted.length)) old.element.remove();
     this.left.hidden = !left;
