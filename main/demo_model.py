@@ -196,8 +196,10 @@ def _given(message: BaseMessage) -> str:
 def _question(asked: str) -> str:
     if named := QUESTION.search(asked):
         return named[1].strip()
-    questions = re.findall(r"[^\n.?!]*\?", asked)
-    return str(questions[-1] if questions else asked.strip().partition("\n\n")[0]).strip()
+    before, mark, _ = asked.rpartition("?")
+    if mark:
+        return re.split(r"[\n.?!]", before)[-1].strip() + mark
+    return asked.strip().partition("\n\n")[0]
 
 
 def _sources(text: str, question: str) -> Iterator[Source]:
@@ -217,11 +219,12 @@ def _sources(text: str, question: str) -> Iterator[Source]:
 
 def _records(text: str) -> list[dict[str, Any]]:
     """Return the list of {"url", "content"} that stands in a text, as JSON or as Python writes it."""
-    found = re.search(r"\[\s*\{.*\}\s*\]", text, re.DOTALL)
-    for read in (json.loads, ast.literal_eval) if found else ():
+    begin = re.search(r"\[\s*\{", text)
+    data = text[begin.start() : text.rfind("]") + 1] if begin else ""
+    for read in (json.loads, ast.literal_eval) if data else ():
         try:
-            records = read(found[0]) if found else []
-        except (ValueError, SyntaxError):
+            records = read(data)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         return [each for each in records if isinstance(each, dict) and isinstance(each.get("content"), str)]
     return []
@@ -260,7 +263,7 @@ SIGNED = {
 VERSE_SIGNED = {False: "*Verse by the demo model.*", True: "*Versos del modelo de demostración.*"}
 INTRODUCTION = {
     False: "This is the demo model. It knows nothing of its own: it can compose a small verse on a theme, "
-    "and pick the sentences from a text that speak to a question. With GEMINI_API_KEY set, a real one answers.",
+    "and pick the sentences from a text that speak to a question. With GEMINI_API_KEY a real one answers.",
     True: "Este es el modelo de demostración. No sabe nada por sí mismo: puede componer unos versos sobre "
     "un tema y elegir de un texto las frases que responden a una pregunta. Con GEMINI_API_KEY contesta uno "
     "real.",
