@@ -4,14 +4,63 @@
 import os
 import sys
 
+# These look at the code only: they need neither databases nor the settings of a server.
+OFFLINE = {"help", "check", "makemigrations", "makemessages", "compilemessages", "startapp"}
+# These are nothing without a database.
+ONLINE = {
+    "migrate",
+    "showmigrations",
+    "createsuperuser",
+    "changepassword",
+    "dbshell",
+    "dumpdata",
+    "loaddata",
+    "flush",
+}
+START = "Start it with `make run` in another terminal, or set DATABASE_URL or POSTGRES_HOST, and REDIS_URL."
+
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    if sys.argv[1:2] == ["dev"]:
+    command = sys.argv[1] if len(sys.argv) > 1 else "help"
+    if command == "dev":
         os.environ["DEVELOPMENT"] = "true"
-    from django.core.management import execute_from_command_line
+    elif command in OFFLINE and "--deploy" not in sys.argv:
+        os.environ.setdefault("DEVELOPMENT", "true")
+        os.environ.setdefault("DATABASE_URL", "django.db.backends.dummy://")
+    run(command)
 
-    execute_from_command_line(sys.argv)
+
+def run(command: str) -> None:
+    """Run the command; a database that is not there, or a setting, is a sentence and not a trace."""
+    from django.core.exceptions import ImproperlyConfigured
+    from django.core.management import execute_from_command_line
+    from django.db import OperationalError
+    from psycopg_pool import PoolTimeout
+
+    try:
+        if command in ONLINE | {"shell"} and is_database_down():
+            sentence = f"The database is not running. {START}"
+            if command in ONLINE:
+                sys.exit(sentence)
+            print(sentence, file=sys.stderr)
+        execute_from_command_line(sys.argv)
+    except ImproperlyConfigured as error:
+        sys.exit(f"{error} In development this needs `make run`, in another terminal.")
+    except (OperationalError, PoolTimeout):
+        if not is_database_down():
+            raise
+        sys.exit(f"The database is not running. {START}")
+
+
+def is_database_down() -> bool:
+    """Whether the database is the embedded one, and nobody has started it."""
+    from django.conf import settings
+
+    from config import embedded
+
+    database, local_dir = settings.DATABASES["default"], settings.LOCAL_DIR
+    return embedded.is_embedded(database, local_dir) and not embedded.is_running(local_dir)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -54,6 +54,11 @@ def database(local_dir: Path, name: str) -> dict[str, Any]:
 
 def redis_url(local_dir: Path) -> str:
     return f"unix://{redis_socket(local_dir)}"
+
+
+def is_embedded(entry: dict[str, Any], local_dir: Path) -> bool:
+    """Whether this DATABASES entry is the embedded PostgreSQL."""
+    return bool(entry["HOST"] == str(postgres_sockets(local_dir)))
 
 
 def is_running(local_dir: Path) -> bool:
@@ -126,10 +131,11 @@ def make_private(folder: Path) -> None:
 
 
 @contextmanager
-def owned(local_dir: Path, port: int | None = None) -> Iterator[None]:
+def owned(local_dir: Path) -> Iterator[Callable[[int], None]]:
     """Own LOCAL_DIR for the length of the block, with nothing left of an earlier owner.
 
-    Raises EmbeddedError, with the owner's pid and `port`, where it has one.
+    Gives a function that notes the port we serve on, for a rival to read. Where LOCAL_DIR has an owner,
+    EmbeddedError names its process and port.
     """
     try:
         make_local_dir(local_dir)
@@ -138,12 +144,12 @@ def owned(local_dir: Path, port: int | None = None) -> Iterator[None]:
         raise EmbeddedError(f"{error.filename} belongs to another user. Set another LOCAL_DIR.") from error
     with file:
         take(file, local_dir)
-        write_owner(file, {"pid": os.getpid(), "port": port})
+        write_owner(file)
         end_leftovers(local_dir)
         try:
-            yield
+            yield lambda port: write_owner(file, port)
         finally:
-            write_owner(file, {})
+            file.truncate(0)
 
 
 def take(file: IO[str], local_dir: Path) -> None:
@@ -165,9 +171,9 @@ def lock_alone(file: IO[str]) -> bool:
     return True
 
 
-def write_owner(file: IO[str], owner: dict[str, int | None]) -> None:
+def write_owner(file: IO[str], port: int | None = None) -> None:
     file.truncate(0)
-    json.dump(owner, file)
+    json.dump({"pid": os.getpid(), "port": port}, file)
     file.flush()
 
 

@@ -55,7 +55,10 @@ class Servers:
         try:
             if self.servers:
                 make_private(socket_dir(self.local_dir))
-            self.start(self.servers)
+            for server in self.servers:
+                server.launch()
+            for server in self.servers:
+                server.wait_until_ready()
         except PermissionError as error:
             self.stop()
             raise EmbeddedError(
@@ -71,16 +74,11 @@ class Servers:
     ) -> None:
         self.stop()
 
-    def start(self, servers: list["Server"]) -> None:
-        for server in servers:
-            server.launch()
-        for server in servers:
-            server.wait_until_ready()
-
     def revive(self) -> list[str]:
-        """Start again what died; return the names."""
+        """Launch again what died, without waiting for it; return the names."""
         dead = [server for server in self.servers if not server.is_alive()]
-        self.start(dead)
+        for server in dead:
+            server.launch()
         return [server.name for server in dead]
 
     def stop(self) -> None:
@@ -310,7 +308,7 @@ def package_folder(name: str) -> Path:
 
 
 def major_version(binaries: Path) -> int:
-    command = [binaries / "postgres", "--version"]
+    command = [str(binaries / "postgres"), "--version"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return int(re.findall(r"\d+", said)[0])
 
@@ -397,6 +395,7 @@ def serves(pid: int, data: Path) -> bool:
     if sys.platform == "linux":
         process = Path("/proc") / str(pid)
         return points_to(process / "cwd", data) and (process / "comm").read_text().startswith("postgres")
-    command = ["ps", "-p", str(pid), "-o", "command="]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    return "postgres" in said and str(data) in said
+    else:  # noqa: RET505  for mypy, which skips the branches of other platforms
+        command = ["ps", "-p", str(pid), "-o", "command="]
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        return "postgres" in said and str(data) in said

@@ -1,0 +1,198 @@
+"""What `manage.py dev` does while it runs: keeps the processes alive, and restarts them when code changes."""
+
+import asyncio
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+import watchfiles
+
+from config.embedded import EmbeddedError, guarded
+from config.servers import Servers
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+COLOURS = (36, 33, 35)
+# Seconds that a child gets to end: a little more than a worker needs to hand back what it runs.
+GRACE = 4.3
+# A child that ends with an error in this many seconds has not got going: it waits for better code.
+INFANCY = 15.0
+# Seconds before a child that crashed starts again, doubling from the first to the last.
+FIRST_PAUSE, LAST_PAUSE = 0.5, 10.0
+
+
+class Supervisor:
+    """The children of one `manage.py dev`, web server first, until a signal comes."""
+
+    def __init__(
+        self, commands: dict[str, list[str]], servers: Servers, local_dir: Path, folders: list[Path]
+    ) -> None:
+        self.children = [
+            Child(command, local_dir, labelled(name, colour, max(map(len, commands))))
+            for (name, command), colour in zip(commands.items(), COLOURS, strict=False)
+        ]
+        self.servers = servers
+        self.local_dir = local_dir
+        self.folders = folders
+
+    async def run(self, host: str, port: int, welcome: str) -> None:
+        """Print `welcome` when the web server at this address answers; return after a signal of STOPS."""
+        duties = [child.keep() for child in self.children]
+        duties += [greet(host, port, welcome), self.restart_on_change(), self.revive_servers()]
+        everything = asyncio.gather(*duties)
+        for number in STOPS:
+            asyncio.get_running_loop().add_signal_handler(number, everything.cancel)
+        with suppress(asyncio.CancelledError):
+            await everything
+
+    async def restart_on_change(self) -> None:
+        async for changed in changes(self.folders, self.local_dir):
+            code_changed = any(path.suffix == ".py" for path in changed)
+            tell(f"Restarting: {changed[0].name} changed.")
+            for child in self.children if code_changed else self.children[:1]:
+                child.restart()
+
+    async def revive_servers(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            try:
+                for name in self.servers.revive():
+                    tell(f"The embedded {name} ended unexpectedly; it starts again.")
+            except EmbeddedError as error:
+                tell(str(error))
+
+
+class Child:
+    """A child process that starts again when it is told to, or when it crashed."""
+
+    def __init__(self, command: list[str], local_dir: Path, say: Callable[[str], None]) -> None:
+        self.command = guarded([sys.executable, *command[1:]], local_dir, grace=GRACE)
+        self.say = say
+        self.told_to_restart = asyncio.Event()
+        self.lifeline: asyncio.StreamWriter | None = None
+
+    async def keep(self) -> None:
+        """Run it for ever; when this is cancelled, end it."""
+        pause = FIRST_PAUSE
+        while True:
+            self.told_to_restart.clear()
+            began = time.monotonic()
+            code = await self.run()
+            lived = time.monotonic() - began
+            if self.told_to_restart.is_set():
+                continue
+            if 0 < code < 128 and lived < INFANCY:
+                self.say("Ended with an error; it starts again when a file changes.")
+                await self.told_to_restart.wait()
+            else:
+                pause = FIRST_PAUSE if lived > INFANCY else min(2 * pause, LAST_PAUSE)
+                self.say(f"Ended unexpectedly (exit code {code}); it starts again in {pause:g} s.")
+                await self.wait_for_restart(pause)
+
+    def restart(self) -> None:
+        self.told_to_restart.set()
+        self.end()
+
+    async def run(self) -> int:
+        process = await asyncio.create_subprocess_exec(
+            *self.command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,  # or a Ctrl-C would reach it before us
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        self.lifeline = process.stdin
+        try:
+            await self.pass_on(process.stdout)
+        except asyncio.CancelledError:
+            self.end()
+            await self.pass_on(process.stdout)
+            raise
+        finally:
+            code = await process.wait()
+        return code
+
+    async def pass_on(self, output: asyncio.StreamReader | None) -> None:
+        rest = b""
+        while output and (chunk := await output.read(65536)):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                self.say(line.decode(errors="replace"))
+
+    async def wait_for_restart(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.told_to_restart.wait(), seconds)
+
+    def end(self) -> None:
+        if self.lifeline:
+            self.lifeline.close()
+
+
+def labelled(name: str, colour: int, width: int) -> Callable[[str], None]:
+    """Return a function that prints a line with the name before it."""
+    label = f"{name:{width}} |"
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        label = f"\033[{colour}m{label}\033[0m"
+    return lambda line: tell(f"{label} {line}")
+
+
+def tell(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+async def greet(host: str, port: int, welcome: str) -> None:
+    while not await asyncio.to_thread(answers, host, port):
+        await asyncio.sleep(0.05)
+    tell(welcome)
+
+
+def answers(host: str, port: int) -> bool:
+    connection = HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", "/health/")
+        return connection.getresponse().status < 500
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+# What is watched
+
+
+async def changes(folders: list[Path], local_dir: Path) -> AsyncIterator[list[Path]]:
+    """Give the Python files and templates that changed, as often as some did."""
+
+    def matters(_: watchfiles.Change, path: str) -> bool:
+        return path.endswith((".py", ".html")) and not Path(path).is_relative_to(local_dir)
+
+    async for found in watchfiles.awatch(*folders, watch_filter=matters):
+        yield sorted({Path(path) for _, path in found})
+
+
+def watched_folders(project: Path, modules: list[str]) -> list[Path]:
+    """Return the project's folders, hidden ones and virtual environments excepted, and the modules' own."""
+    own = [
+        path
+        for path in project.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and not (path / "pyvenv.cfg").exists()
+    ]
+    return [*own, *(folder for name in modules for folder in folders_of(name))]
+
+
+def folders_of(module: str) -> list[Path]:
+    """Return the folders of a package, or the one that a single module is in."""
+    with suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(module)
+        if spec and spec.submodule_search_locations:
+            return [Path(location) for location in spec.submodule_search_locations]
+        if spec and spec.origin:
+            return [Path(spec.origin).parent]
+    return []
