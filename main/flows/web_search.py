@@ -56,5 +56,6 @@ def _with_results(inputs: dict[str, Any]) -> dict[str, str]:
 
 
 def _link(hit: Hit) -> str:
-    title = hit["title"].replace("[", "(").replace("]", ")") or hit["url"]
-    return f"[{title}](<{hit['url']}>) – {hit['url']}"
+    address = hit["url"].replace("<", "%3C").replace(">", "%3E")
+    title = hit["title"].replace("[", "(").replace("]", ")") or address
+    return f"[{title}](<{address}>) – {address}"
