@@ -61,7 +61,7 @@ def describe_chat_model() -> ModelDescription:
             "No model is set up, so the built-in demo model answers: it composes verse from a small stock of "
             "lines and picks sentences from texts. Set GEMINI_API_KEY for a real one."
         )
-        return ModelDescription(_("Demo model"), demo=True, note=note)
+        return ModelDescription("Demo model", demo=True, note=note)
     return ModelDescription(model, demo=False, note=_("Answers come from %(model)s.") % {"model": model})
 
 

@@ -52,7 +52,7 @@ def describe_search() -> SearchDescription:
     note = _(
         "No web search is set up, so searches look through this project's own documents. Set TAVILY_API_KEY."
     )
-    return SearchDescription(_("Demo search"), demo=True, note=note)
+    return SearchDescription("Demo search", demo=True, note=note)
 
 
 def _tool() -> "BaseTool":

@@ -7,13 +7,23 @@ from typing import Any
 import pytest
 
 from main.chat_models import chat_model
+from main.errors import classify_error
 from main.events import Entry, Event
 from main.flows import poem, web_search
 from main.markdown import render_markdown
 from main.registry import InputError, get_flow
 from main.run import Recorded, Run, StepRecord
 from main.search import Hit
-from main.tests.providers import HIT, GeminiServer, TavilyServer, finds, says
+from main.tests.providers import (
+    HIT,
+    GeminiServer,
+    TavilyServer,
+    breaks_after,
+    finds,
+    has_no_quota,
+    refuses_the_key,
+    says,
+)
 
 
 class Journal:
@@ -125,6 +135,24 @@ def test_the_model_is_given_the_question_and_the_numbered_hits(
         "Question: Why are there {tides}?\n\nSearch results:\n\n"
         "[1] Tides\nhttps://example.org/tides\nThe moon pulls the sea; that is why there are tides."
     )
+
+
+def test_a_full_quota_and_half_an_answer_are_tried_again(
+    run_flow: Callable[..., Any], channel: Channel, gemini: GeminiServer
+) -> None:
+    gemini.script.extend([has_no_quota(0.05), breaks_after("Half a"), says("A whole ", "poem.")])
+    assert run_flow("poem_flow") == "A whole poem."
+    assert len(gemini.requests) == 3
+    restarts = [event for event in channel.of("step") if event.get("restarted")]
+    assert [event["name"] for event in restarts] == ["Write the poem"] * 2
+
+
+def test_a_wrong_key_ends_the_flow_at_once(run_flow: Callable[..., Any], gemini: GeminiServer) -> None:
+    gemini.script.append(refuses_the_key)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 which one it is, is the subject of classify_error
+        run_flow("poem_flow")
+    assert classify_error(caught.value).type == "bad_key"
+    assert len(gemini.requests) == 1
 
 
 def test_a_search_without_hits_asks_no_model(
