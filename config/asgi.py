@@ -82,9 +82,7 @@ def _intercepting(send: Send, watched: list[str]) -> Send:
 
     async def send_or_note(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers: dict[bytes, bytes] = dict(message["headers"])
-            if _HAND_OFF in headers:
-                watched.append(headers[_HAND_OFF].decode())
+            watched.extend(value.decode() for name, value in message["headers"] if name.lower() == _HAND_OFF)
         if not watched:
             await send(message)
 
@@ -94,7 +92,9 @@ def _intercepting(send: Send, watched: list[str]) -> Send:
 async def _send_too_large(send: Send) -> None:
     response = problem(413, f"The body is larger than {settings.MAX_BODY_BYTES} bytes.")
     headers = [(name.lower().encode(), value.encode()) for name, value in response.items()]
-    await send({"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]})
+    await send(
+        {"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]}
+    )
     await send({"type": "http.response.body", "body": response.content})
 
 

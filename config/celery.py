@@ -1,11 +1,25 @@
-"""The Celery app. Its workers run flows; its messages are bells (see main/tasks.py)."""
+"""The Celery app. Its workers run flows; its messages are bells (see main/bells.py).
+
+Celery's own Django fixup is left out: it closes the process's connection pool around every task, under the
+threads that keep the leases. Connections are given back by who used them (`leases.with_database`).
+"""
 
 import os
+from typing import Any
 
+import django
 from celery import Celery
+from celery.signals import import_modules
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-app = Celery("api_ctm")
+app = Celery("api_ctm", fixups=[])
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks()
+
+
+@import_modules.connect
+def _set_django_up(**_: Any) -> None:
+    django.setup()
+
+
+app.autodiscover_tasks(["main"])  # after the set-up: both answer the same signal, in this order

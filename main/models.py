@@ -27,7 +27,7 @@ from main import bells
 from main.events import ErrorDetail, Event, EventId, Snapshot, fold, without_large_data
 from main.events import Entry as EntryView
 from main.registry import FLOW_REGISTRY, Flow
-from main.run import Stopped, StepRecord, entry_address
+from main.run import Stopped, StepRecord, entry_address, step_name
 
 # Seconds a claim holds without a heartbeat.
 LEASE = 15
@@ -301,10 +301,18 @@ class Execution(models.Model):
         for step in self.steps.all():
             yield {"type": "step", "step": step.key, "name": step.name, "state": "done"}
             yield {"type": "progress", "progress": step.progress}
-        for entry in self.entries.all():
+        entries = list(self.entries.all())
+        yield from self._unfinished_steps(entries)
+        for entry in entries:
             yield entry.event()
         if self.is_final:
             yield self.result_event()
+
+    def _unfinished_steps(self, entries: "list[Entry]") -> Iterator[Event]:
+        """The steps that left entries and no result: those that failed, or were under way at the end."""
+        finished = {step.key for step in self.steps.all()} | {""}
+        for key in dict.fromkeys(entry.step for entry in entries if entry.step not in finished):
+            yield {"type": "step", "step": key, "name": step_name(key), "state": "running"}
 
     def result_event(self) -> Event:
         """Return the event that ends the execution. To the contract, CANCELLED is a FAILURE."""

@@ -107,12 +107,10 @@ class Watched:
 
     def changed(self) -> None:
         """Make a new frame, now or as soon as the last one is a tenth of a second old."""
-        if self.timer:
-            return
         due = self.framed_at + FRAME_INTERVAL - time.monotonic()
         if due <= 0 or (self.snapshot and self.snapshot.is_final):
             self.make_frame()
-        else:
+        elif self.timer is None:
             self.timer = asyncio.get_running_loop().call_later(due, self.make_frame)
 
     def make_frame(self) -> None:

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from main import values
 from main.errors import Failure, FlowError, classify_error
@@ -232,7 +232,8 @@ class Run:
                 )
             parent.open.add(name)
             ordinal = parent.children[name] = parent.children.get(name, 0) + 1
-        own = quote(name, safe=" ") + (f"#{ordinal}" if ordinal > 1 else "")
+        own = quote(name, safe=" ")  # neither "/" nor "#" is left in it
+        own += (f"#{ordinal}" if ordinal > 1 else "")
         return _Step(key=f"{parent.key}/{own}" if parent.key else own, name=name)
 
     def _replayed(self, step: _Step, recorded: Recorded, fingerprint: str) -> Any:
@@ -336,6 +337,11 @@ class Run:
 def entry_address(execution_id: str, step: str, n: int) -> str:
     """Return where an entry that is too large for a snapshot can be read whole."""
     return f"/api/v1/executions/{execution_id}/entry?step={quote(step)}&n={n}"
+
+
+def step_name(key: str) -> str:
+    """Return the name that a step's key ends with."""
+    return unquote(key.rpartition("/")[2].partition("#")[0])
 
 
 def _invoked(run: Run, step: _Step, what: Any, given: Any) -> Any:

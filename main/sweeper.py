@@ -86,7 +86,7 @@ def _forever(what: Callable[[], None], pause: float) -> None:
         try:
             what()
         except (Error, PoolTimeout) as error:
-            logger.warning("the database is away (%s)", type(error).__name__)
+            logger.warning("the database is away: %s", error)
         except Exception:
             logger.exception("the %s stumbled", threading.current_thread().name)
         time.sleep(max(0.0, pause - (time.monotonic() - began)))

@@ -29,7 +29,8 @@ class Tracer(BaseCallbackHandler):
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._tools: dict[UUID, str] = {}
+        # The nearest name that a person gave, for every LangChain run that is under way.
+        self._names: dict[UUID, str] = {}
 
     # A handler with these two makes models stream under a plain `.invoke()`; the items pass as they are.
 
@@ -52,7 +53,16 @@ class Tracer(BaseCallbackHandler):
         name = kwargs.get("name") or ""
         # The outermost chain is the step itself, which is announced already.
         if parent_run_id is not None and _is_given_name(name):
+            self._names[run_id] = name
             self.run.log(f"▶ {name}")
+        else:
+            self._names[run_id] = self._names.get(parent_run_id, "") if parent_run_id else ""
+
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        self._names.pop(run_id, None)
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self._names.pop(run_id, None)
 
     def on_chat_model_start(
         self, serialized: dict[str, Any] | None, messages: list[list[BaseMessage]], **kwargs: Any
@@ -81,16 +91,15 @@ class Tracer(BaseCallbackHandler):
     def on_tool_start(
         self, serialized: dict[str, Any] | None, input_str: str, *, run_id: UUID, **kwargs: Any
     ) -> None:
-        name = kwargs.get("name") or (serialized or {}).get("name") or "tool"
-        self._tools[run_id] = name
-        self.run.status(f"Using {name} …")
+        self._names[run_id] = kwargs.get("name") or (serialized or {}).get("name") or "tool"
+        self.run.status(f"Using {self._names[run_id]} …")
 
-    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        name = self._tools.pop(run_id, "tool")
-        self.run.tool_result(name, _shown(output))
+    def on_tool_end(self, output: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
+        tool = self._names.pop(run_id, "tool")
+        self.run.tool_result(tool, _shown(output), self._names.get(parent_run_id, "") if parent_run_id else "")
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        self.run.log(f"✗ {self._tools.pop(run_id, 'tool')} failed.")
+        self.run.log(f"✗ {self._names.pop(run_id, 'tool')} failed.")
 
     def on_retriever_end(self, documents: Any, **kwargs: Any) -> None:
         self.run.tool_result(kwargs.get("name") or "retriever", [_shown_document(each) for each in documents])
