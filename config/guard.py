@@ -20,6 +20,12 @@ import signal
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the real one is not worth its memory here
+    from collections.abc import Callable
+
+    LibcCall = Callable[..., None]
+
 LIFELINE = 0
 PR_SET_PDEATHSIG = 1
 CLONE_NEWUSER = 0x10000000
@@ -89,23 +95,26 @@ def become(command: list[str], identity: str, stop: signal.Signals, guard: int) 
     try:
         os.setsid()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        take_identity(identity)
+        call_libc = load_libc()  # before the identity changes: another user may not read Python's files
+        take_identity(identity, call_libc)
         signal.set_wakeup_fd(-1)
         for number in (*WATCHED, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
-        die_with(guard, stop)
+        if sys.platform == "linux":
+            call_libc("prctl", PR_SET_PDEATHSIG, stop, 0, 0, 0)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
-        os.execvp(command[0], command)  # noqa: S606
-    except OSError as error:
+        if os.getppid() == guard:  # otherwise it died before it could be watched
+            os.execvp(command[0], command)  # noqa: S606
+    except (OSError, AttributeError) as error:
         sys.stderr.write(f"{command[0]} does not start: {error}\n")
         sys.stderr.flush()
     finally:
         os._exit(127)
 
 
-def take_identity(identity: str) -> None:
+def take_identity(identity: str, call_libc: "LibcCall") -> None:
     if identity == "userns":
-        enter_user_namespace()
+        enter_user_namespace(call_libc)
     elif identity != "same":
         uid, gid = identity.split(":")
         os.setgroups([])
@@ -113,7 +122,7 @@ def take_identity(identity: str) -> None:
         os.setuid(int(uid))
 
 
-def enter_user_namespace() -> None:
+def enter_user_namespace(call_libc: "LibcCall") -> None:
     """From here on this process sees itself as user 1000, while to everyone else it still is who it was."""
     uid, gid = os.geteuid(), os.getegid()
     call_libc("unshare", CLONE_NEWUSER)
@@ -122,18 +131,17 @@ def enter_user_namespace() -> None:
             file.write(text)
 
 
-def die_with(guard: int, stop: signal.Signals) -> None:
-    if sys.platform == "linux":
-        call_libc("prctl", PR_SET_PDEATHSIG, stop, 0, 0, 0)
-        if os.getppid() != guard:  # it died before the line above
-            os._exit(127)
+def load_libc() -> "LibcCall":
+    """Return a function that calls a function of the C library, and raises its error."""
+    import ctypes  # in the command's process only, which soon forgets it
 
+    libc = ctypes.CDLL(None, use_errno=True)
 
-def call_libc(name: str, *arguments: int) -> None:
-    import ctypes  # only in the child, which soon forgets it
+    def call(name: str, *arguments: int) -> None:
+        if getattr(libc, name)(*arguments):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
-    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return call
 
 
 if __name__ == "__main__":

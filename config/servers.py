@@ -78,6 +78,7 @@ class Servers:
         """Launch again what died, without waiting for it; return the names."""
         dead = [server for server in self.servers if not server.is_alive()]
         for server in dead:
+            server.begin_to_stop()
             server.launch()
         return [server.name for server in dead]
 

@@ -22,7 +22,7 @@ from config import embedded
 from main.leases import DATABASE_AWAY
 from main.models import Execution, WorkerBeat
 
-# Seconds after which a worker that did not ask for work is red (it asks every 2 s), and work that nobody took.
+# A worker asks for work every 2 s. Seconds of its silence, and of work that waits for one, that are too many.
 SILENCE, WAITING = 15, 30
 FREE_BYTES = 1024**3
 
