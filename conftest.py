@@ -10,6 +10,8 @@ from pathlib import Path
 
 import django
 import pytest
+from django.test.utils import setup_databases
+from pytest_django.plugin import DjangoDbBlocker
 
 from config import embedded
 from config.servers import Servers
@@ -44,5 +46,9 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(servers: Servers) -> None:
-    """Have the test database wait for its server."""
+def django_db_setup(
+    servers: Servers, django_test_environment: None, django_db_blocker: DjangoDbBlocker
+) -> None:
+    """Make the test database, also where no test is marked: the platform's processes use it. It goes with its server."""
+    with django_db_blocker.unblock():
+        setup_databases(verbosity=0, interactive=False, aliases=["default"])

@@ -12,7 +12,6 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from rest_framework import authentication, exceptions, negotiation, parsers, renderers, throttling
 from rest_framework.request import Request
-from rest_framework.response import Response
 
 from main.channel import with_redis
 
@@ -107,7 +106,9 @@ class JSONRenderer(renderers.BaseRenderer):
     format = "json"
     charset = None
 
-    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
+    def render(
+        self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None
+    ) -> bytes:
         return orjson.dumps(data) if data is not None else b""
 
 
@@ -117,7 +118,9 @@ class AlwaysJSON(negotiation.BaseContentNegotiation):
     def select_parser(self, request: Request, parsers: Any) -> Any:
         return parsers[0]
 
-    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> tuple[Any, str]:
+    def select_renderer(
+        self, request: Request, renderers: Any, format_suffix: str | None = None
+    ) -> tuple[Any, str]:
         return renderers[0], renderers[0].media_type
 
 
@@ -138,7 +141,9 @@ class AnonymousStartThrottle(throttling.BaseThrottle):
         who = [f"address:{client_address(request)}"]
         if session := request.COOKIES.get(settings.SESSION_COOKIE_NAME):
             who.append(f"session:{session}")
-        counts = with_redis(lambda redis: _count(redis, [f"starts:{each}:{int(minute)}" for each in who]), [0])
+        counts = with_redis(
+            lambda redis: _count(redis, [f"starts:{each}:{int(minute)}" for each in who]), [0]
+        )
         return max(counts) <= settings.ANONYMOUS_STARTS_PER_MINUTE
 
     def wait(self) -> float:
@@ -159,5 +164,3 @@ def client_address(request: Request | HttpRequest) -> str:
     if settings.PROXIES and len(forwarded) >= settings.PROXIES:
         return str(forwarded[-settings.PROXIES]).strip()
     return str(request.META.get("REMOTE_ADDR", ""))
-
-

@@ -36,7 +36,9 @@ def ring(kind: str) -> None:
 def ring_now(kind: str) -> bool:
     """Ring and say whether it worked; waits at most RING_TIMEOUT."""
     try:
-        app.send_task(TASK, args=[kind], queue=kind, ignore_result=True, retry=False, connection=_connection())
+        app.send_task(
+            TASK, args=[kind], queue=kind, ignore_result=True, retry=False, connection=_connection()
+        )
     except Exception as error:  # noqa: BLE001 — kombu raises what the transport raises, and any of it means no bell
         logger.warning("no bell for %s: Redis does not answer (%s)", kind, type(error).__name__)
         _connection.cache_clear()
@@ -61,6 +63,10 @@ def _ring_forever() -> None:
 
 @cache
 def _connection() -> Connection:
-    options = {"socket_timeout": RING_TIMEOUT, "socket_connect_timeout": RING_TIMEOUT, "retry_on_timeout": False}
+    options = {
+        "socket_timeout": RING_TIMEOUT,
+        "socket_connect_timeout": RING_TIMEOUT,
+        "retry_on_timeout": False,
+    }
     connection: Connection = app.connection_for_write(transport_options=options)
     return connection

@@ -132,7 +132,9 @@ class Publisher:
     when Redis tells that the execution went on elsewhere.
     """
 
-    def __init__(self, execution_id: str, attempt: int, base: Snapshot, on_superseded: Callable[[], None]) -> None:
+    def __init__(
+        self, execution_id: str, attempt: int, base: Snapshot, on_superseded: Callable[[], None]
+    ) -> None:
         self.execution_id = execution_id
         self.snapshot = base
         self._attempt = attempt

@@ -64,7 +64,9 @@ def work(kind: str) -> int:
         return 0
     executed = 0
     try:
-        while not workplace.closing and (execution := with_database(partial(Execution.claim_next, kind, worker_name()))):
+        while not workplace.closing and (
+            execution := with_database(partial(Execution.claim_next, kind, worker_name()))
+        ):
             execute(execution)
             executed += 1
     finally:
@@ -81,7 +83,9 @@ def execute(execution: Execution) -> None:
         _finish_unknown(execution, str(error))
         return
     base, begun = _base(execution)
-    publisher = Publisher(str(execution.id), execution.attempt, base, on_superseded=lambda: run.stop("Superseded."))
+    publisher = Publisher(
+        str(execution.id), execution.attempt, base, on_superseded=lambda: run.stop("Superseded.")
+    )
     journal = DatabaseJournal(execution)
     run = Run(
         str(execution.id),

@@ -300,7 +300,9 @@ def _forget_text(snapshot: Snapshot, step: str) -> None:
 def _tail(text: str) -> str:
     """Keep the end of a text that grew too long for a snapshot."""
     encoded = text.encode()
-    return text if len(encoded) <= MAX_TEXT_BYTES else "… " + encoded[-MAX_TEXT_BYTES:].decode(errors="ignore")
+    return (
+        text if len(encoded) <= MAX_TEXT_BYTES else "… " + encoded[-MAX_TEXT_BYTES:].decode(errors="ignore")
+    )
 
 
 def _bounded(value: Any, url: str) -> Any:

@@ -122,4 +122,3 @@ class Heart:
 
 
 heart = Heart()
-

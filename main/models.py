@@ -24,10 +24,10 @@ from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
 from main import bells
-from main.events import ErrorDetail, Event, EventId, Snapshot, fold, without_large_data
 from main.events import Entry as EntryView
+from main.events import ErrorDetail, Event, EventId, Snapshot, fold, without_large_data
 from main.registry import FLOW_REGISTRY, Flow
-from main.run import Stopped, StepRecord, entry_address, step_name
+from main.run import StepRecord, Stopped, entry_address, step_name
 
 # Seconds a claim holds without a heartbeat.
 LEASE = 15
@@ -92,12 +92,41 @@ class Execution(models.Model):
         verbose_name_plural = _("executions")
         ordering = ("-created_at",)
         indexes = (
-            models.Index(fields=("kind", "created_at",), condition=models.Q(state="PENDING"), name="execution_waiting"),
-            models.Index(fields=("lease_until",), condition=models.Q(state="RUNNING"), name="execution_leases"),
-            models.Index(fields=("deadline",), condition=models.Q(state="RUNNING"), name="execution_deadlines"),
-            models.Index(fields=("owner", "-created_at",), name="execution_owner"),
-            models.Index(fields=("visitor", "-created_at",), name="execution_visitor"),
-            models.Index(fields=("flow", "-created_at",), name="execution_flow"),
+            models.Index(
+                fields=(
+                    "kind",
+                    "created_at",
+                ),
+                condition=models.Q(state="PENDING"),
+                name="execution_waiting",
+            ),
+            models.Index(
+                fields=("lease_until",), condition=models.Q(state="RUNNING"), name="execution_leases"
+            ),
+            models.Index(
+                fields=("deadline",), condition=models.Q(state="RUNNING"), name="execution_deadlines"
+            ),
+            models.Index(
+                fields=(
+                    "owner",
+                    "-created_at",
+                ),
+                name="execution_owner",
+            ),
+            models.Index(
+                fields=(
+                    "visitor",
+                    "-created_at",
+                ),
+                name="execution_visitor",
+            ),
+            models.Index(
+                fields=(
+                    "flow",
+                    "-created_at",
+                ),
+                name="execution_flow",
+            ),
             models.Index(fields=("-created_at",), name="execution_newest"),
         )
 
@@ -127,7 +156,12 @@ class Execution(models.Model):
 
     @classmethod
     def start(
-        cls, flow: Flow, inputs: dict[str, Any], *, owner_id: uuid.UUID | None = None, visitor: uuid.UUID | None = None
+        cls,
+        flow: Flow,
+        inputs: dict[str, Any],
+        *,
+        owner_id: uuid.UUID | None = None,
+        visitor: uuid.UUID | None = None,
     ) -> "Execution":
         """Store an execution of validated inputs and ring for a worker once it is committed."""
         execution = cls.objects.create(
@@ -391,7 +425,9 @@ class Entry(models.Model):
         verbose_name = _("entry")
         verbose_name_plural = _("entries")
         ordering = ("attempt", "position")
-        constraints = (models.UniqueConstraint(fields=("execution", "step", "n"), name="entry_once_per_step"),)
+        constraints = (
+            models.UniqueConstraint(fields=("execution", "step", "n"), name="entry_once_per_step"),
+        )
 
     def __str__(self) -> str:
         return str(self.data.get("message") or self.data.get("tool", ""))
@@ -447,10 +483,13 @@ class WorkerBeat(models.Model):
     @classmethod
     def prune(cls) -> None:
         """Forget workers that have been silent for an hour."""
-        _rows("DELETE FROM main_workerbeat WHERE beat_at < clock_timestamp() - interval '1 hour' RETURNING 1", [])
+        _rows(
+            "DELETE FROM main_workerbeat WHERE beat_at < clock_timestamp() - interval '1 hour' RETURNING 1",
+            [],
+        )
 
 
-class _clock(models.Func):  # noqa: N801 — a database function, named as SQL names it
+class _clock(models.Func):
     """`clock_timestamp()`: now, also late in a long transaction."""
 
     function = "clock_timestamp"
@@ -477,5 +516,3 @@ def steps_of_last_success(flow: str) -> int:
     """Return how many steps the flow's last successful execution had, or 0."""
     last = Execution.objects.filter(flow=flow, state=Execution.State.SUCCESS).order_by("-created_at").first()
     return last.steps.count() if last else 0
-
-

@@ -360,5 +360,3 @@ async def _notice_leaving(receive: Receive, watcher: Watcher) -> None:
         pass
     watcher.gone = True
     watcher.wake()
-
-

@@ -71,7 +71,8 @@ class Flow:
     def model(self) -> type[BaseModel]:
         # Fields get names of their own: an input may be called `schema` or `_x`, which Pydantic keeps for itself.
         fields: dict[str, Any] = {
-            f"input_{name}": (annotation, _aliased(default, name)) for name, (annotation, default) in self.inputs.items()
+            f"input_{name}": (annotation, _aliased(default, name))
+            for name, (annotation, default) in self.inputs.items()
         }
         return create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
 
@@ -82,7 +83,9 @@ class Flow:
 
     def validate(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs completed with defaults, as JSON values; raise InputError. `true` is not 1."""
-        if errors := {name: ["It contains a NUL character."] for name in inputs if _has_nul([name, inputs[name]])}:
+        if errors := {
+            name: ["It contains a NUL character."] for name in inputs if _has_nul([name, inputs[name]])
+        }:
             raise InputError(errors)
         try:
             valid = self.model.model_validate_json(orjson.dumps(inputs), strict=True)
@@ -129,7 +132,9 @@ def flow(
         place = _place(function)
         known = FLOW_REGISTRY.get(function.__name__)
         if known and known.place != place:
-            raise FlowDefinitionError(f"{place}: the flow “{function.__name__}” is already defined in {known.place}.")
+            raise FlowDefinitionError(
+                f"{place}: the flow “{function.__name__}” is already defined in {known.place}."
+            )
         handles, inputs = _parameters(function, place)
         registered = Flow(
             name=function.__name__,
@@ -176,7 +181,9 @@ def _place(function: Callable[..., Any]) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}"
 
 
-def _parameters(function: Callable[..., Any], place: str) -> tuple[dict[str, type], dict[str, tuple[Any, Any]]]:
+def _parameters(
+    function: Callable[..., Any], place: str
+) -> tuple[dict[str, type], dict[str, tuple[Any, Any]]]:
     """Split a signature into handles (name → Run or ChatModel) and inputs (name → annotation, default)."""
     try:
         hints = get_type_hints(function, include_extras=True)
@@ -189,9 +196,13 @@ def _parameters(function: Callable[..., Any], place: str) -> tuple[dict[str, typ
     inputs: dict[str, tuple[Any, Any]] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise FlowDefinitionError(f"{place}: “{function.__name__}” takes “{parameter}”; inputs must have names.")
+            raise FlowDefinitionError(
+                f"{place}: “{function.__name__}” takes “{parameter}”; inputs must have names."
+            )
         if name not in hints:
-            raise FlowDefinitionError(f"{place}: the parameter “{name}” of “{function.__name__}” has no type.")
+            raise FlowDefinitionError(
+                f"{place}: the parameter “{name}” of “{function.__name__}” has no type."
+            )
         if hints[name] is Run or hints[name] is ChatModel:
             handles[name] = hints[name]
         else:
@@ -215,7 +226,9 @@ def _build(registered: Flow) -> None:
     """Make the schema now, so that what is wrong with a signature is said at start."""
     try:
         _ = registered.schema
-        defaults = {name: default for name, (_, default) in registered.inputs.items() if not _is_empty(default)}
+        defaults = {
+            name: default for name, (_, default) in registered.inputs.items() if not _is_empty(default)
+        }
         for name, default in defaults.items():
             _check_default(registered, name, default)
     except (PydanticSchemaGenerationError, PydanticUserError) as error:

@@ -122,7 +122,7 @@ class Run:
 
     # What a flow calls
 
-    def step(self, name: str, what: Callable[..., Result] | Any, input: Any = _NOTHING) -> Result:  # noqa: A002
+    def step(self, name: str, what: Callable[..., Result] | Any, input: Any = _NOTHING) -> Result:
         """Do a named part of the flow once, and return its result.
 
         `what` is a callable or any LangChain Runnable; it is called with `input`, or with nothing. The result is
@@ -141,7 +141,9 @@ class Run:
     def status(self, text: str) -> None:
         """Say in one line what is going on now."""
         self.check()
-        self._channel.send({"type": "state", "state": "PROGRESS", "status": values.clean_text(text)[:MAX_STATUS_LENGTH]})
+        self._channel.send(
+            {"type": "state", "state": "PROGRESS", "status": values.clean_text(text)[:MAX_STATUS_LENGTH]}
+        )
 
     def progress(self, percent: float) -> None:
         """Say how far it is, 0 to 100. It never goes backwards; what finished steps say counts as well."""
@@ -150,7 +152,14 @@ class Run:
 
     def log(self, message: str) -> None:
         """Add a line to the timeline."""
-        self._add({"type": "log", "step": "", "n": 0, "message": values.clean_text(str(message))[:MAX_MESSAGE_LENGTH]})
+        self._add(
+            {
+                "type": "log",
+                "step": "",
+                "n": 0,
+                "message": values.clean_text(str(message))[:MAX_MESSAGE_LENGTH],
+            }
+        )
 
     def tool_result(self, tool: str, data: Any, step_name: str = "") -> None:
         """Show what a tool returned. `data` is best a list of `{"url", "content"}`; any JSON will do.
@@ -159,7 +168,14 @@ class Run:
         """
         name = step_name or self._here().name or tool
         self._add(
-            {"type": "tool_result", "step": "", "n": 0, "step_name": name, "tool": tool, "data": values.plain(data)}
+            {
+                "type": "tool_result",
+                "step": "",
+                "n": 0,
+                "step_name": name,
+                "tool": tool,
+                "data": values.plain(data),
+            }
         )
 
     def token(self, text: str) -> None:
@@ -233,7 +249,7 @@ class Run:
             parent.open.add(name)
             ordinal = parent.children[name] = parent.children.get(name, 0) + 1
         own = quote(name, safe=" ")  # neither "/" nor "#" is left in it
-        own += (f"#{ordinal}" if ordinal > 1 else "")
+        own += f"#{ordinal}" if ordinal > 1 else ""
         return _Step(key=f"{parent.key}/{own}" if parent.key else own, name=name)
 
     def _replayed(self, step: _Step, recorded: Recorded, fingerprint: str) -> Any:

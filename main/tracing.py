@@ -86,7 +86,9 @@ class Tracer(BaseCallbackHandler):
         for generations in response.generations:
             for generation in generations:
                 usage = getattr(getattr(generation, "message", None), "usage_metadata", None) or {}
-                self.run.count_usage({name: amount for name, amount in usage.items() if isinstance(amount, int)})
+                self.run.count_usage(
+                    {name: amount for name, amount in usage.items() if isinstance(amount, int)}
+                )
 
     def on_tool_start(
         self, serialized: dict[str, Any] | None, input_str: str, *, run_id: UUID, **kwargs: Any
@@ -94,9 +96,13 @@ class Tracer(BaseCallbackHandler):
         self._names[run_id] = kwargs.get("name") or (serialized or {}).get("name") or "tool"
         self.run.status(f"Using {self._names[run_id]} …")
 
-    def on_tool_end(self, output: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
+    def on_tool_end(
+        self, output: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
         tool = self._names.pop(run_id, "tool")
-        self.run.tool_result(tool, _shown(output), self._names.get(parent_run_id, "") if parent_run_id else "")
+        self.run.tool_result(
+            tool, _shown(output), self._names.get(parent_run_id, "") if parent_run_id else ""
+        )
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         self.run.log(f"✗ {self._names.pop(run_id, 'tool')} failed.")
@@ -121,7 +127,9 @@ def _shown(output: Any) -> Any:
 
 def _shown_document(document: Document) -> dict[str, Any]:
     address = document.metadata.get("source") or document.metadata.get("url")
-    return {"url": address, "content": document.page_content} if address else {"content": document.page_content}
+    return (
+        {"url": address, "content": document.page_content} if address else {"content": document.page_content}
+    )
 
 
 def _is_given_name(name: str) -> bool:

@@ -48,7 +48,9 @@ def dump(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return _marked(f"model:{_path(type(value))}", value.model_dump(mode="json"))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {each.name: dump(getattr(value, each.name)) for each in dataclasses.fields(value) if each.init}
+        fields = {
+            each.name: dump(getattr(value, each.name)) for each in dataclasses.fields(value) if each.init
+        }
         return _marked(f"dataclass:{_path(type(value))}", fields)
     if isinstance(value, dict):
         return _dump_dict(value)

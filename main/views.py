@@ -49,7 +49,9 @@ class StartTask(APIView):
             raise Conflict(reason)
         inputs = _valid_inputs(flow, request.data)
         user_id = request.user.pk if request.user.is_authenticated else None
-        execution = Execution.start(flow, inputs, owner_id=user_id, visitor=None if user_id else _visitor(request))
+        execution = Execution.start(
+            flow, inputs, owner_id=user_id, visitor=None if user_id else _visitor(request)
+        )
         return Response({"task_id": str(execution.id)})
 
 
@@ -74,7 +76,9 @@ def _requested_flow(body: dict[str, Any]) -> Flow:
 def _valid_inputs(flow: Flow, body: dict[str, Any]) -> dict[str, Any]:
     inputs = body.get("inputs", {})
     if not isinstance(inputs, dict):
-        raise Invalid("The field “inputs” is not an object.", {"inputs": ["Inputs are an object of names and values."]})
+        raise Invalid(
+            "The field “inputs” is not an object.", {"inputs": ["Inputs are an object of names and values."]}
+        )
     try:
         return flow.validate(inputs)
     except InputError as error:
@@ -217,7 +221,9 @@ class EntryDetail(APIView):
         execution = _visible(request, execution_id)
         number = request.query_params.get("n", "")
         entry = Entry.objects.filter(
-            execution=execution, step=request.query_params.get("step", ""), n=int(number) if number.isdecimal() else -1
+            execution=execution,
+            step=request.query_params.get("step", ""),
+            n=int(number) if number.isdecimal() else -1,
         ).first()
         if entry is None:
             raise NotFound("There is no such entry.")
@@ -305,7 +311,9 @@ def health(request: HttpRequest) -> HttpResponse:
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if request.get_preferred_type(["text/html", "application/json"]) == "text/html":
         return render(request, "404.html", status=404)
-    return problem(404, str(exception) if isinstance(exception, Http404) and str(exception) else "There is nothing here.")
+    return problem(
+        404, str(exception) if isinstance(exception, Http404) and str(exception) else "There is nothing here."
+    )
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

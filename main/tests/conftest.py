@@ -1,5 +1,7 @@
-"""Providers on this machine, for every test that asks for them."""
+"""Providers on this machine and a browser, for every test that asks for them."""
 
+from main.tests.browser import browser, new_context, page
+from main.tests.platform import platform, visitor
 from main.tests.providers import gemini, tavily
 
-__all__ = ["gemini", "tavily"]
+__all__ = ["browser", "gemini", "new_context", "page", "platform", "tavily", "visitor"]

@@ -1,0 +1,185 @@
+"""The real platform for tests: gunicorn, an io worker and a cpu worker, on the session's databases.
+
+Its rows are committed and stay for the session: a test looks at the executions it started.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import orjson
+import pytest
+from django.conf import settings
+from django.db import connection
+from pytest_django.plugin import DjangoDbBlocker
+
+from config.embedded import guarded
+from config.processes import commands
+from config.tests.waiting import wait_until
+from main.models import Execution
+from main.registry import load_flows
+
+FLOWS = ["main.tests.page_flows", "main.tests.engine_flows"]
+SNAPSHOT = dict[str, Any]
+GRACE = 6.0
+PATIENCE = 30.0
+
+
+class Process:
+    """One of the platform's processes, under a guard that ends it with the test session."""
+
+    def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
+        self.name = name
+        self.log = Path(settings.LOCAL_DIR) / f"{name}.log"
+        self._command = guarded([sys.executable, *command[1:]], settings.LOCAL_DIR, grace=GRACE)
+        self._environment = environment
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.guard = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=self._environment
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process itself, below its guard."""
+        children = Path(f"/proc/{self.guard.pid}/task/{self.guard.pid}/children")
+        wait_until(children.read_text)
+        return int(children.read_text().split()[0])
+
+    def kill(self) -> None:
+        """End it and its children as a crash would, and wait until they are gone."""
+        os.killpg(os.getpgid(self.pid), signal.SIGKILL)
+        self.guard.wait(PATIENCE)
+
+    def stop(self, seconds: float = PATIENCE) -> None:
+        """End it as a deploy would; raises TimeoutExpired where that takes longer."""
+        assert self.guard.stdin
+        self.guard.stdin.close()
+        self.guard.wait(seconds)
+
+    def restart(self) -> None:
+        self.start()
+
+
+class Visitor(httpx.Client):
+    """A browser session without a browser: it has the cookies, and sends the CSRF token."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(base_url=url, timeout=PATIENCE)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.get("/").raise_for_status()
+        self.headers["X-CSRFToken"] = self.cookies["csrftoken"]
+        return self
+
+    def start(self, flow: str, **inputs: Any) -> str:
+        """Start a flow and return the task id."""
+        response = self.post("/start-task/", json={"flow": flow, "inputs": inputs})
+        assert response.status_code == 200, response.text
+        task_id: str = response.json()["task_id"]
+        return task_id
+
+    def watch(self, task_id: str) -> Iterator[SNAPSHOT]:
+        """Yield the snapshots of an execution until its stream ends."""
+        with self.stream("GET", f"/task-status/{task_id}/") as response:
+            assert response.status_code == 200, response.read()
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    yield orjson.loads(line.removeprefix("data: "))
+
+    def run(self, flow: str, **inputs: Any) -> SNAPSHOT:
+        """Start a flow, watch it to its end, and return the last snapshot."""
+        return list(self.watch(self.start(flow, **inputs)))[-1]
+
+    def details(self, task_id: str) -> dict[str, Any]:
+        response = self.get(f"/executions/{task_id}/", headers={"Accept": "application/json"})
+        found: dict[str, Any] = response.raise_for_status().json()
+        return found
+
+
+class Platform:
+    """The running processes by name: web, worker-io, worker-cpu."""
+
+    def __init__(self, **settings_: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        environment = {
+            **os.environ,
+            "POSTGRES_DB": str(connection.settings_dict["NAME"]),
+            "FLOW_MODULES": ",".join(FLOWS),
+            "ANONYMOUS_STARTS_PER_MINUTE": "0",
+            "DEMO_TOKEN_DELAY": "0.005",
+            "PYTHONUNBUFFERED": "1",
+            **settings_,
+        }
+        lines = commands(bind=f"127.0.0.1:{self.port}", web=1, io=16, cpu=2)
+        self.processes = {name: Process(name, line, environment) for name, line in lines.items()}
+
+    def __enter__(self) -> Self:
+        try:
+            wait_until(self._answers, PATIENCE)
+            wait_until(self._claims, PATIENCE)
+        except BaseException:
+            self.stop()
+            print(*(process.log.read_text() for process in self.processes.values()))  # noqa: T201 for the report
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __getitem__(self, name: str) -> Process:
+        return self.processes[name]
+
+    def visitor(self) -> Visitor:
+        return Visitor(self.url)
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            if process.guard.stdin:
+                process.guard.stdin.close()
+        for process in self.processes.values():
+            process.guard.wait(PATIENCE)
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _claims(self) -> bool:
+        """Both kinds of workers do what they are asked."""
+        if not hasattr(self, "_first"):
+            with self.visitor() as visitor:
+                self._first = [visitor.start(flow) for flow in ("count_flow", "cpu_count_flow")]
+        return Execution.objects.filter(id__in=self._first, state=Execution.State.SUCCESS).count() == 2
+
+
+@pytest.fixture(scope="session")
+def platform(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Platform]:
+    """The platform for the whole session; a test that harms a process starts it again."""
+    load_flows(FLOWS)
+    with django_db_blocker.unblock(), Platform() as platform:
+        yield platform
+
+
+@pytest.fixture
+def visitor(platform: Platform) -> Iterator[Visitor]:
+    with platform.visitor() as visitor:
+        yield visitor
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
