@@ -18,6 +18,6 @@ def commands(*, bind: str, web: int, io: int, cpu: int) -> dict[str, list[str]]:
 
 def worker(kind: str, pool: str, concurrency: int) -> list[str]:
     return [
-        *("python", "-m", "celery", "-A", "config", "worker", "-P", pool, "-c", str(concurrency)),
+        *("python", "-m", "celery", "-A", "config", "-q", "worker", "-P", pool, "-c", str(concurrency)),
         *("-Q", kind, "-n", f"{kind}@%h", "--without-gossip", "--without-mingle", "--without-heartbeat"),
     ]

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ from config.servers import Servers
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COLOURS = (36, 33, 35)
+# Lines come as they are written; Celery's long advice against root is for servers.
+ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore:You're running the worker with superuser"}
 # Seconds that a child gets to end: a little more than a worker needs to hand back what it runs.
 GRACE = 4.3
 # A child that ends with an error in this many seconds has not got going: it waits for better code.
@@ -105,7 +108,7 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # or a Ctrl-C would reach it before us
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=os.environ | ENVIRONMENT,
         )
         self.lifeline = process.stdin
         try:
@@ -170,9 +173,12 @@ def answers(host: str, port: int) -> bool:
 async def changes(folders: list[Path], local_dir: Path) -> AsyncIterator[list[Path]]:
     """Give the Python files and templates that changed, as often as some did."""
 
-    def matters(_: watchfiles.Change, path: str) -> bool:
-        return path.endswith((".py", ".html")) and not Path(path).is_relative_to(local_dir)
+    def matters(_: watchfiles.Change, name: str) -> bool:
+        path = Path(name)
+        is_test = path.name.startswith("test_") or path.name == "conftest.py"
+        return path.suffix in {".py", ".html"} and not is_test and not path.is_relative_to(local_dir)
 
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it would log every change
     async for found in watchfiles.awatch(*folders, watch_filter=matters):
         yield sorted({Path(path) for _, path in found})
 
