@@ -49,6 +49,6 @@ def servers() -> Iterator[Servers]:
 def django_db_setup(
     servers: Servers, django_test_environment: None, django_db_blocker: DjangoDbBlocker
 ) -> None:
-    """Make the test database, also where no test is marked: the platform's processes use it. It goes with its server."""
+    """Make the test database even where no test is marked, for the platform's processes."""
     with django_db_blocker.unblock():
         setup_databases(verbosity=0, interactive=False, aliases=["default"])

@@ -21,9 +21,10 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 django_application = get_asgi_application()
 
-from main.api import problem
-from main.pump import HAND_OFF, Pump
-from main.registry import load_flows
+# Only now that Django is set up can models be imported.
+from main.api import problem  # noqa: E402
+from main.pump import HAND_OFF, Pump  # noqa: E402
+from main.registry import load_flows  # noqa: E402
 
 load_flows(["main.flows", *settings.FLOW_MODULES])
 

@@ -54,6 +54,9 @@ class EventId(NamedTuple):
         return cls(int(attempt), int(seq))
 
 
+NO_EVENT = EventId(0, 0)
+
+
 class ErrorDetail(TypedDict):
     type: str
     message: str
@@ -106,7 +109,7 @@ class Snapshot:
     """What an execution's events add up to. `url` is where what was cut can be read whole."""
 
     url: str = ""
-    id: EventId = EventId(0, 0)
+    id: EventId = NO_EVENT
     state: State = "PENDING"
     status: str = "Waiting for a worker"
     progress: int = 0
