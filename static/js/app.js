@@ -12,6 +12,8 @@ import { fill, gettext } from "./words.js";
 
 const data = JSON.parse(document.getElementById("page-data").textContent);
 const flows = new Map(data.flows.map((flow) => [flow.name, flow]));
+// What this person may not start, for whatever reason, is disabled in the form.
+for (const radio of document.querySelectorAll("input[name=flow]:disabled")) flows.get(radio.value).available = false;
 const stage = document.getElementById("stage");
 const announcer = document.getElementById("announcer");
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");

@@ -38,13 +38,14 @@ export function folded(value, summary, isOpen = false) {
 export function omitted({ omitted_bytes: bytes, url }) {
   const address = webAddress(url);
   const text = fill(gettext("Too large to show here (%(size)s)."), { size: size(bytes) });
-  return h("p", { class: "quiet" }, text, " ", address && h("a", { href: address.href }, gettext("Open it")));
+  return h("p", { class: "quiet" }, text, " ", address && h("a", { href: address.href, target: "_blank" }, gettext("Open it")));
 }
 
 function toolData(data) {
   if (Array.isArray(data) && data.length && data.every(isSource))
     return h("ol", { class: "sources" }, ...data.map(source));
   if (data && typeof data === "object" && "omitted_bytes" in data) return omitted(data);
+  if (Array.isArray(data) && !data.length) return h("p", { class: "quiet" }, gettext("Nothing was found."));
   if (typeof data === "string") return h("p", { class: "snippet" }, data);
   return folded(data);
 }
@@ -55,6 +56,9 @@ function entryElement(entry, underStep) {
   const tool = h("code", { class: "tool" }, entry.tool ?? "");
   return h("li", { class: "tool-result" }, h("p", { class: "tool-line" }, title, title && " ", tool), toolData(entry.data));
 }
+
+/** The line that only says that a step begins: its title says so already. */
+const isTitle = (entry, step) => entry.type === "log" && entry.message?.replace(/^▶\uFE0F?\s*/u, "") === step?.name;
 
 const STEP_STATES = {
   running: () => gettext("running"),
@@ -158,7 +162,8 @@ function arranged(entries, steps) {
         blockOf(earlier);
         if (earlier === key) break;
       }
-      blockOf(key).entries.push(entry);
+      if (!isTitle(entry, known.get(key))) blockOf(key).entries.push(entry);
+      else blockOf(key);
     }
   }
   for (const key of known.keys()) blockOf(key);
