@@ -1,5 +1,7 @@
 """The Celery side: one task, which a bell calls, and what a worker process does at its start and end."""
 
+import gc
+import importlib
 import logging
 import os
 import signal
@@ -8,12 +10,14 @@ import time
 from typing import Any
 
 from celery import shared_task
-from celery.signals import worker_init, worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import celeryd_after_setup, worker_process_init, worker_ready, worker_shutting_down
 from django.conf import settings
 from django.db import Error
 from psycopg_pool import PoolTimeout
 
 from main import bells, engine, sweeper
+from main.chat_models import chat_model
+from main.errors import FlowError
 from main.leases import be_child_of, heart, with_database, worker_prefix
 from main.models import Execution
 from main.registry import load_flows
@@ -30,20 +34,39 @@ def work(kind: str) -> None:
     engine.work(kind)
 
 
-@worker_init.connect
-def _load(sender: Any, **_: Any) -> None:
+@celeryd_after_setup.connect
+def _load(instance: Any, **_: Any) -> None:
     """Import what flows need before the first bell, in a prefork worker before the fork."""
     load_flows(["main.flows", *settings.FLOW_MODULES])
-    queues = list(sender.app.amqp.queues.consume_from)
+    queues = list(instance.app.amqp.queues.consume_from)
     engine.workplace.kind = queues[0]
+    if _runs_in_threads(instance.pool_cls):
+        threading.Thread(target=_warm_up, name="warm-up").start()
+    else:
+        importlib.import_module("main.tracing")
+        gc.collect()
+        gc.freeze()  # children then share these pages: no collection writes to them
 
 
 @worker_ready.connect
 def _open_threads(sender: Any, **_: Any) -> None:
     """Begin in a worker that runs flows in its own threads; the children of the others begin by themselves."""
-    if sender.controller.pool_cls.__module__.endswith("thread"):
+    if _runs_in_threads(sender.controller.pool_cls):
         engine.workplace.capacity = sender.controller.concurrency
         sweeper.begin()
+
+
+def _runs_in_threads(pool: type) -> bool:
+    return pool.__module__.endswith("thread")
+
+
+def _warm_up() -> None:
+    """Import and make what a first execution would wait for, while bells can already be heard."""
+    importlib.import_module("main.tracing")
+    try:
+        chat_model()
+    except FlowError as error:
+        logger.warning("%s", error)
 
 
 @worker_process_init.connect

@@ -8,6 +8,7 @@ from django.db import connection
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils.safestring import mark_safe
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_safe
@@ -293,7 +294,8 @@ def document(request: HttpRequest, name: str) -> HttpResponse:
     page = docs.page(name)
     if page is None:
         raise Http404(_("There is no such page."))
-    context = {"page": page, "html": render_document(page.markdown), "pages": docs.pages()}
+    html = mark_safe(render_document(page.markdown))  # noqa: S308 it is sanitised there
+    context = {"page": page, "html": html, "pages": docs.pages()}
     return render(request, "main/document.html", context)
 
 
