@@ -1,0 +1,23 @@
+"""The figures: a module each, with one function from a Bench to rows.
+
+The order matters: the cold start needs a folder in which nothing runs yet, idle memory a product that has
+done nothing yet.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from benchmarks.bench import Bench
+from benchmarks.figures.added_time import measure_added_time
+from benchmarks.figures.cold_start import measure_cold_start
+from benchmarks.figures.first_event import measure_first_event
+from benchmarks.figures.memory import measure_memory
+from benchmarks.figures.throughput import measure_throughput
+from benchmarks.results import Row
+
+FIGURES: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
+    "cold-start": measure_cold_start,
+    "memory": measure_memory,
+    "first-event": measure_first_event,
+    "added-time": measure_added_time,
+    "throughput": measure_throughput,
+}
