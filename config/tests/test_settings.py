@@ -1,0 +1,142 @@
+"""Settings: every one is explained, and a server does not start with an unsafe one."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+EXAMPLE = (settings.BASE_DIR / ".env.example").read_text()
+SAFE = {
+    "SECRET_KEY": "a-key-for-tests-that-is-long-enough-to-pass-every-check-7Qx",
+    "ALLOWED_HOSTS": "example.com",
+    "DEVELOPMENT": "false",
+    "DATABASE_URL": "django.db.backends.dummy://",
+}
+
+
+def python_files() -> list[Path]:
+    folders = ("config", "accounts", "main", "notifications")
+    found = [path for folder in folders for path in (settings.BASE_DIR / folder).rglob("*.py")]
+    return [path for path in found if "tests" not in path.parts]
+
+
+def names_read() -> set[str]:
+    patterns = (r"env\.\w+\(\s*\"([A-Z_]+)\"", r"os\.environ(?:\.get\(|\[)\"([A-Z_]+)\"")
+    return {
+        name
+        for path in python_files()
+        for pattern in patterns
+        for name in re.findall(pattern, path.read_text())
+    } - {"DJANGO_SETTINGS_MODULE", "NO_COLOR"}
+
+
+def load_settings(expression: str = "settings.ALLOWED_HOSTS", /, **changes: str | None) -> tuple[int, str]:
+    """Import the settings in a process of their own; return its exit code and what it said last."""
+    environment = os.environ | SAFE | {name: value for name, value in changes.items() if value is not None}
+    for name in [name for name, value in changes.items() if value is None]:
+        environment.pop(name, None)
+    ran = subprocess.run(
+        [sys.executable, "-c", f"from django.conf import settings; print({expression})"],
+        env=environment,
+        cwd=settings.BASE_DIR,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return ran.returncode, ran.stdout.strip().splitlines()[-1]
+
+
+# .env.example
+
+
+def test_every_setting_is_in_the_example() -> None:
+    named = set(re.findall(r"^#?([A-Z_]+)=", EXAMPLE, re.MULTILINE))
+    assert names_read() == named
+
+
+def test_every_setting_in_the_example_is_explained() -> None:
+    for paragraph in re.findall(r"((?:^#.*\n|^[A-Z_]+=.*\n)+)", EXAMPLE, re.MULTILINE):
+        lines = paragraph.splitlines()
+        if any("=" in line for line in lines):
+            assert re.match(r"# \w", lines[0]), paragraph
+
+
+def test_the_example_itself_works_for_development(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text(EXAMPLE)
+    assert load_settings(ENV_FILE=str(file), DEVELOPMENT="true", SECRET_KEY=None)[0] == 0
+
+
+def test_the_example_with_every_default_written_out_works(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text(re.sub(r"^#(?=[A-Z_]+=.)", "", EXAMPLE, flags=re.MULTILINE))
+    assert load_settings(ENV_FILE=str(file), LOCAL_DIR=str(tmp_path)) == (0, "['example.com']")
+
+
+# What a server refuses
+
+
+def test_a_server_with_safe_settings_starts() -> None:
+    assert load_settings() == (0, "['example.com']")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"SECRET_KEY": None}, "SECRET_KEY is not set."),
+        ({"SECRET_KEY": ""}, "SECRET_KEY is not set."),
+        ({"DEBUG": "true"}, "DEBUG is on."),
+        ({"ALLOWED_HOSTS": "*"}, "ALLOWED_HOSTS is a wildcard."),
+        ({"ALLOWED_HOSTS": "example.com,*"}, "ALLOWED_HOSTS is a wildcard."),
+    ],
+)
+def test_a_server_refuses_an_unsafe_setting(change: dict[str, str | None], sentence: str) -> None:
+    code, said = load_settings(**change)
+    assert code == 1
+    assert said.startswith(f"django.core.exceptions.ImproperlyConfigured: {sentence}")
+
+
+def test_it_is_a_server_unless_it_is_said_otherwise(tmp_path: Path) -> None:
+    changes = {"DEVELOPMENT": None, "LOCAL_DIR": str(tmp_path)}
+    assert load_settings("settings.DEVELOPMENT, settings.HTTPS", **changes) == (0, "False True")
+
+
+def test_a_server_passes_djangos_own_deployment_check() -> None:
+    ran = subprocess.run(
+        [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
+        env=os.environ | SAFE,
+        cwd=settings.BASE_DIR,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+# Where the databases are
+
+
+@pytest.mark.parametrize(
+    ("change", "host"),
+    [
+        ({}, "'/srv/x/run/postgres'"),
+        ({"POSTGRES_HOST": "db"}, "'db'"),
+        ({"POSTGRES_HOST": "db", "DATABASE_URL": "postgres://user:secret@elsewhere/name"}, "'elsewhere'"),
+    ],
+)
+def test_which_database_is_used(change: dict[str, str], host: str) -> None:
+    options: dict[str, str | None] = {"DATABASE_URL": None, "LOCAL_DIR": "/srv/x", **change}
+    assert load_settings("repr(settings.DATABASES['default']['HOST'])", **options) == (0, host)
+
+
+@pytest.mark.parametrize(
+    ("change", "url"),
+    [({}, "unix:///srv/x/run/redis.sock"), ({"REDIS_URL": "redis://r:1/2"}, "redis://r:1/2")],
+)
+def test_which_redis_is_used(change: dict[str, str], url: str) -> None:
+    assert load_settings("settings.REDIS_URL", LOCAL_DIR="/srv/x", **change) == (0, url)
