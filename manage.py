@@ -33,10 +33,13 @@ def main() -> None:
 
 def run(command: str) -> None:
     """Run the command; a database that is not there, or a setting, is a sentence and not a trace."""
-    from django.core.exceptions import ImproperlyConfigured
-    from django.core.management import execute_from_command_line
-    from django.db import OperationalError
-    from psycopg_pool import PoolTimeout
+    try:
+        from django.core.exceptions import ImproperlyConfigured
+        from django.core.management import execute_from_command_line
+        from django.db import OperationalError
+        from psycopg_pool import PoolTimeout
+    except ModuleNotFoundError as error:
+        sys.exit(f"This Python has no {error.name}. Use `make run`, or .venv/bin/python manage.py {command}.")
 
     try:
         if command in ONLINE | {"shell"} and is_database_down():
