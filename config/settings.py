@@ -22,13 +22,17 @@ LOCAL_DIR = Path(env.str("LOCAL_DIR", default="") or BASE_DIR / ".local").resolv
 DEVELOPMENT: bool = env.bool("DEVELOPMENT", default=embedded.is_running(LOCAL_DIR))
 DEBUG: bool = env.bool("DEBUG", default=False)
 SECRET_KEY: str = env.str("SECRET_KEY", default="")
-ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["*"] if DEVELOPMENT else ["localhost", "127.0.0.1"])
+ALLOWED_HOSTS: list[str] = env.list(
+    "ALLOWED_HOSTS", default=["*"] if DEVELOPMENT else ["localhost", "127.0.0.1"]
+)
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
 if DEVELOPMENT:
     SECRET_KEY = SECRET_KEY or embedded.secret_key(LOCAL_DIR)
 elif not SECRET_KEY:
-    raise ImproperlyConfigured("SECRET_KEY is not set. Put a long random string into .env or the environment.")
+    raise ImproperlyConfigured(
+        "SECRET_KEY is not set. Put a long random string into .env or the environment."
+    )
 elif DEBUG:
     raise ImproperlyConfigured("DEBUG is on. It shows internals to visitors: remove it, or use `make run`.")
 elif "*" in ALLOWED_HOSTS:
@@ -45,7 +49,6 @@ INSTALLED_APPS = [
     "django.contrib.postgres",
     "django.contrib.sessions",
     "django.contrib.messages",
-    "servestatic",
     "django.contrib.staticfiles",
     "rest_framework",
     "csp",
@@ -53,7 +56,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "main.middleware.DatabaseAwayMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "servestatic.middleware.ServeStaticMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -199,13 +202,13 @@ USE_TZ = True
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-SERVESTATIC_USE_FINDERS = SERVESTATIC_AUTOREFRESH = DEVELOPMENT
+WHITENOISE_USE_FINDERS = WHITENOISE_AUTOREFRESH = DEVELOPMENT
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {
         "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
         if DEVELOPMENT
-        else "servestatic.storage.CompressedManifestStaticFilesStorage"
+        else "whitenoise.storage.CompressedManifestStaticFilesStorage"
     },
 }
 
