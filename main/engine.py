@@ -140,7 +140,7 @@ def _run_to_its_end(flow: Flow, execution: Execution, run: Run, publisher: Publi
         _finish(execution, run, publisher, result=result)
     except Stopped as stop:
         _stopped(execution, str(stop))
-    except Exception as error:  # noqa: BLE001 — whatever a flow raises is how its execution ended
+    except (Exception, SystemExit) as error:  # noqa: BLE001 whatever a flow raises is how its execution ended
         _failed(execution, run, publisher, error)
 
 
@@ -166,7 +166,7 @@ def _finish(execution: Execution, run: Run, publisher: Publisher, **outcome: Any
     publisher.close(ended.result_event())
 
 
-def _failed(execution: Execution, run: Run, publisher: Publisher, error: Exception) -> None:
+def _failed(execution: Execution, run: Run, publisher: Publisher, error: BaseException) -> None:
     failure = classify_error(error)
     # The trace is for the server's log alone.
     logger.warning("execution %s failed: %s", execution.id, failure.type, exc_info=error)

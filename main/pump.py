@@ -322,7 +322,7 @@ class Pump:
         if not silent:
             return
         ids = [each.id for each in silent]
-        whole = not self._connected.is_set()
+        whole = not self._connected.is_set() or any(each.snapshot is None for each in silent)
         stored = await asyncio.to_thread(with_database, lambda: _look_up_stored(ids, whole))
         for watched in silent:
             if found := stored.get(watched.id):
