@@ -35,6 +35,13 @@ def development(shared_dir: Path) -> Iterator[Development]:
         yield development
 
 
+def assert_ends_well(development: Development, number: int) -> None:
+    assert development.stop(number) < 5
+    assert development.process.returncode == 0
+    assert "Traceback" not in development.output
+    assert_nothing_left(development.local_dir)
+
+
 def assert_nothing_left(local_dir: Path) -> None:
     assert holders(children_lock(local_dir)) == []
     assert not embedded.socket_dir(local_dir).exists()
@@ -110,16 +117,6 @@ def is_served(url: str) -> bool:
 # Its end
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_everything_within_five_seconds(empty_dir: Path, number: int) -> None:
-    with Development(empty_dir) as development:
-        development.wait_until_ready()
-        assert development.stop(number) < 5
-        assert development.process.returncode == 0
-        assert "Traceback" not in development.output
-        assert_nothing_left(empty_dir)
-
-
 def test_a_signal_in_the_middle_of_the_start_leaves_nothing(empty_dir: Path) -> None:
     with Development(empty_dir) as development:
         wait_until((empty_dir / "postgres").exists, 30)
@@ -127,7 +124,7 @@ def test_a_signal_in_the_middle_of_the_start_leaves_nothing(empty_dir: Path) -> 
         assert_nothing_left(empty_dir)
 
 
-def test_after_a_kill_everything_ends_and_the_next_start_goes_on(empty_dir: Path) -> None:
+def test_after_a_kill_everything_ends_by_itself_and_the_next_start_goes_on(empty_dir: Path) -> None:
     with Development(empty_dir) as first:
         first.wait_until_ready()
         first.process.kill()
@@ -135,15 +132,18 @@ def test_after_a_kill_everything_ends_and_the_next_start_goes_on(empty_dir: Path
     with Development(empty_dir) as second:
         second.wait_until_ready()
         assert "Admin:" not in second.output  # that was printed by the first
+        assert_ends_well(second, signal.SIGINT)
 
 
 # Beside others
 
 
-def test_two_run_side_by_side(development: Development, empty_dir: Path) -> None:
+def test_two_run_side_by_side_and_one_ends_alone(development: Development, empty_dir: Path) -> None:
     with Development(empty_dir) as other:
         assert other.wait_until_ready() != development.wait_until_ready()
         assert other.get("/health/").status_code == development.get("/health/").status_code == 200
+        assert_ends_well(other, signal.SIGTERM)
+    assert development.get("/health/").status_code == 200
 
 
 def test_a_port_in_use_is_one_sentence(empty_dir: Path) -> None:
