@@ -17,20 +17,19 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-// What the server puts before the end of a text that grew too long for a snapshot.
-const CUT = "… ";
-
-/** Shows text that grows: what is already there stays, only the new end is added, also to a text cut at its front. */
+/** Shows text that grows: what is already there stays, only the end is written anew. */
 export function growText(element, text) {
   const node = element.firstChild;
-  if (!node) element.textContent = text;
-  else if (text.startsWith(node.data)) node.appendData(text.slice(node.length));
-  else {
-    const end = text.slice(CUT.length);
-    const place = text.startsWith(CUT) ? node.data.lastIndexOf(end.slice(0, 200)) : -1;
-    if (place >= 0 && end.startsWith(node.data.slice(place))) node.appendData(end.slice(node.length - place));
-    else element.textContent = text;
+  if (!node) {
+    element.textContent = text;
+    return;
   }
+  const shown = node.data;
+  // Nearly always only the last few characters differ, so the rest is compared in one go.
+  let same = Math.max(0, Math.min(shown.length, text.length) - 64);
+  if (!text.startsWith(shown.slice(0, same))) same = 0;
+  while (same < shown.length && shown[same] === text[same]) same += 1;
+  if (same < shown.length || same < text.length) node.replaceData(same, shown.length - same, text.slice(same));
 }
 
 /** The address where it is a plain web address, else null: model output is not trusted. */

@@ -1,5 +1,7 @@
 /* What the page knows about executions: one record each, told to whoever listens. */
 
+import { joined } from "./text.js";
+
 const FINAL = new Set(["SUCCESS", "FAILURE", "CANCELLED"]);
 
 export const isFinal = (record) => FINAL.has(record.state);
@@ -66,8 +68,10 @@ export class Executions extends EventTarget {
     const known = this.#records.get(id);
     if (!known || (isFinal(known) && known.details)) return;
     const change = { state, details, status: details.status, progress: details.progress };
+    const written = known.details?.partial_result;
     // An end without an answer does not take away what was already written of it.
-    if (state === "FAILURE") details.partial_result ??= known.details?.partial_result;
+    if (state === "FAILURE") details.partial_result ??= written;
+    else if (details.partial_result) details.partial_result = joined(written, details.partial_result);
     if (state !== "PENDING" && !known.started_at) change.started_at = new Date().toISOString();
     if (FINAL.has(state) && !known.finished_at) change.finished_at = new Date().toISOString();
     this.#change(known, change);

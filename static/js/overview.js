@@ -3,20 +3,18 @@
 import { h, setText } from "./dom.js";
 import { isFinal } from "./executions.js";
 import { Progress, StateMark } from "./panel.js";
+import { readable } from "./text.js";
 import { gettext } from "./words.js";
 
 const TAIL = 400;
 
-/** Without the marks of Markdown, which a few lines do not need. */
-const plain = (text) => text.replace(/^#+\s+|[*`_]{1,3}(?=\S)|(?<=\S)[*`_]{1,3}/gm, "").replace(/\n{2,}/g, "\n");
-
 /** The end of a text that grows, the beginning of one that is there. */
 function excerpt({ state, status, details }) {
   const final = details?.final_result;
-  if (state === "SUCCESS") return typeof final === "string" ? plain(final.slice(0, TAIL)) : "";
+  if (state === "SUCCESS") return typeof final === "string" ? readable(final.slice(0, TAIL)).replace(/\n{2,}/g, "\n") : "";
   if (state === "FAILURE" || state === "CANCELLED") return details?.error?.message ?? status ?? "";
   const partial = details?.partial_result ?? "";
-  return partial.length > TAIL ? `… ${partial.slice(-TAIL)}` : partial;
+  return readable(partial.length > TAIL ? `… ${partial.slice(-TAIL)}` : partial);
 }
 
 function headline(records) {

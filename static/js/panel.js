@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { growText, h, icon, setText } from "./dom.js";
 import { isFinal, phase, seconds } from "./executions.js";
+import { readable } from "./text.js";
 import { Timeline, folded, omitted } from "./timeline.js";
 import { ago, gettext, moment, span } from "./words.js";
 
@@ -69,7 +70,7 @@ class Answer {
     if (now === "done") this.#finish(record);
     else if (partial) {
       if (this.growing.parentNode !== this.body) this.body.replaceChildren(this.growing);
-      growText(this.growing, partial);
+      growText(this.growing, readable(partial));
       this.growing.classList.toggle("writing", now === "running");
     } else if (isFinal(record)) this.element.hidden = true;
     else if (this.skeleton.parentNode !== this.body) this.body.replaceChildren(this.skeleton);
@@ -103,7 +104,7 @@ class Answer {
   #plain(result) {
     if (typeof result === "string") {
       if (this.growing.parentNode !== this.body) this.body.replaceChildren(this.growing);
-      growText(this.growing, result);
+      growText(this.growing, readable(result));
     } else this.body.replaceChildren(isOmitted(result) ? omitted(result) : folded(result, gettext("Result")));
   }
 }
