@@ -7,19 +7,13 @@ web process, which only lists flows, never loads one.
 from collections.abc import Callable
 from functools import lru_cache
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from main.errors import FlowError
+from main.registry import ChatModel as ChatModel  # flows find it here, beside chat_model()
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
-
-    ChatModel: TypeAlias = BaseChatModel
-else:
-
-    class ChatModel:
-        """Marks the parameter of a flow that is given the default chat model, a LangChain BaseChatModel."""
-
 
 DEFAULT_GEMINI = "gemini-3.8-flash"
 # Seconds that Google may work on one answer. Its client would send our timeout, which counts silence, as the

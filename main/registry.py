@@ -19,15 +19,24 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any, Literal, TypeVar, get_type_hints
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic.errors import PydanticUserError
 
-from main.chat_models import ChatModel
 from main.run import Run
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+    ChatModel: TypeAlias = BaseChatModel
+else:
+
+    class ChatModel:
+        """Marks the parameter of a flow that is given the default chat model, a LangChain BaseChatModel."""
+
 
 Kind = Literal["io", "cpu"]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -65,16 +74,13 @@ class Flow:
     step_retries: int = 3
     requires: tuple[str, ...] = ()
     handles: dict[str, type] = field(default_factory=dict)
-    inputs: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> type[BaseModel]:
         # Fields get names of their own: an input may be called `schema` or `_x`, which Pydantic keeps for itself.
-        fields: dict[str, Any] = {
-            f"input_{name}": (annotation, _aliased(default, name))
-            for name, (annotation, default) in self.inputs.items()
-        }
-        return create_model(self.name, __config__=ConfigDict(extra="forbid"), **fields)
+        fields = {f"{_OWN}{name}": definition for name, definition in self.inputs.items()}
+        return create_model(self.name, __config__=_CONFIG, **fields)
 
     @cached_property
     def schema(self) -> dict[str, Any]:
@@ -91,12 +97,14 @@ class Flow:
             valid = self.model.model_validate_json(orjson.dumps(inputs), strict=True)
         except ValidationError as error:
             raise InputError(_sentences(self, error)) from None
+        except TypeError as error:
+            raise InputError({"inputs": [f"The inputs are not JSON: {error}."]}) from None
         return valid.model_dump(mode="json", by_alias=True)
 
     def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the keyword arguments for the function from stored inputs, in the types it declares."""
         valid = self.model.model_validate_json(orjson.dumps(inputs))
-        return {name: getattr(valid, f"input_{name}") for name in self.inputs}
+        return {name: getattr(valid, f"{_OWN}{name}") for name in self.inputs}
 
     def call(self, run: Run, chat_model: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
         """Call the function with its handles and its inputs and return what it returns."""
@@ -163,7 +171,7 @@ def get_flow(name: str) -> Flow:
     try:
         return FLOW_REGISTRY[name]
     except KeyError:
-        near = get_close_matches(name, FLOW_REGISTRY, n=3, cutoff=0.5)
+        near = get_close_matches(name[:100], FLOW_REGISTRY, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(f'“{each}”' for each in near)}?" if near else ""
         raise UnknownFlowError(f"There is no flow “{name[:100]}”.{hint}") from None
 
@@ -181,23 +189,19 @@ def _place(function: Callable[..., Any]) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}"
 
 
-def _parameters(
-    function: Callable[..., Any], place: str
-) -> tuple[dict[str, type], dict[str, tuple[Any, Any]]]:
-    """Split a signature into handles (name → Run or ChatModel) and inputs (name → annotation, default)."""
-    try:
-        hints = get_type_hints(function, include_extras=True)
-    except NameError as error:
+def _parameters(function: Callable[..., Any], place: str) -> tuple[dict[str, type], dict[str, Any]]:
+    """Split a signature into handles (name → Run or ChatModel) and inputs (name → type, or type and default)."""
+    if inspect.iscoroutinefunction(function):
         raise FlowDefinitionError(
-            f"{place}: the type “{error.name}” in the signature of “{function.__name__}” does not resolve. "
-            "Import it at the top of the module, not under TYPE_CHECKING."
-        ) from error
+            f"{place}: “{function.__name__}” is async. A flow is a plain function; it may call asyncio.run() in a step."
+        )
+    hints = _hints(function, place)
     handles: dict[str, type] = {}
-    inputs: dict[str, tuple[Any, Any]] = {}
+    inputs: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise FlowDefinitionError(
-                f"{place}: “{function.__name__}” takes “{parameter}”; inputs must have names."
+                f"{place}: “{function.__name__}” takes “{str(parameter).partition(':')[0]}”; inputs must have names."
             )
         if name not in hints:
             raise FlowDefinitionError(
@@ -206,51 +210,75 @@ def _parameters(
         if hints[name] is Run or hints[name] is ChatModel:
             handles[name] = hints[name]
         else:
-            inputs[name] = (hints[name], parameter.default)
+            has_default = parameter.default is not parameter.empty
+            inputs[name] = (hints[name], parameter.default) if has_default else hints[name]
     return handles, inputs
 
 
-def _aliased(default: Any, name: str) -> FieldInfo:
-    """Return a field that is called `name` outside; pydantic merges it with the one inside Annotated."""
-    if isinstance(default, FieldInfo):
-        default.alias = default.validation_alias = default.serialization_alias = name
-        return default
-    return Field(... if default is inspect.Parameter.empty else default, alias=name, title=_label(name))  # type: ignore[no-any-return]
+def _hints(function: Callable[..., Any], place: str) -> dict[str, Any]:
+    """Return the types of the parameters; what the function returns may stay under TYPE_CHECKING."""
+    parameters = {name: kind for name, kind in function.__annotations__.items() if name != "return"}
+    try:
+        return get_type_hints(
+            SimpleNamespace(__annotations__=parameters),
+            inspect.unwrap(function).__globals__,
+            include_extras=True,
+        )
+    except (NameError, AttributeError, SyntaxError, TypeError) as error:
+        what = f"type “{error.name}”" if isinstance(error, NameError) else f"signature ({error})"
+        raise FlowDefinitionError(
+            f"{place}: the {what} of “{function.__name__}” does not resolve. "
+            "Import its types at the top of the module, not under TYPE_CHECKING."
+        ) from error
 
 
-def _label(name: str) -> str:
-    return name.replace("_", " ").strip().capitalize()
+def _outside(field: str) -> str:
+    """Return what a field of the model is called in inputs."""
+    return field.removeprefix(_OWN)
+
+
+def _label(field: str, _: object) -> str:
+    return _outside(field).replace("_", " ").strip().capitalize()
+
+
+_OWN = "input_"
+_CONFIG = ConfigDict(extra="forbid", alias_generator=_outside, field_title_generator=_label)
 
 
 def _build(registered: Flow) -> None:
-    """Make the schema now, so that what is wrong with a signature is said at start."""
+    """Make model and schema now, so that what is wrong with a signature is said at start."""
     try:
+        for name in registered.inputs:
+            _check_default(registered, name)
         _ = registered.schema
-        defaults = {
-            name: default for name, (_, default) in registered.inputs.items() if not _is_empty(default)
-        }
-        for name, default in defaults.items():
-            _check_default(registered, name, default)
-    except (PydanticSchemaGenerationError, PydanticUserError) as error:
+    except PydanticUserError as error:
         raise FlowDefinitionError(
-            f"{registered.place}: an input of “{registered.name}” has a type that cannot come from JSON: {error}"
+            f"{registered.place}: an input of “{registered.name}” has a type that cannot come from JSON: "
+            f"{error.message}."
         ) from error
 
 
-def _is_empty(default: Any) -> bool:
-    return default is inspect.Parameter.empty or isinstance(default, FieldInfo)
-
-
-def _check_default(registered: Flow, name: str, default: Any) -> None:
-    from pydantic import TypeAdapter
-
+def _check_default(registered: Flow, name: str) -> None:
+    field = registered.model.model_fields[f"{_OWN}{name}"]
+    if field.is_required():
+        return
+    default = field.get_default(call_default_factory=True)
     try:
-        TypeAdapter(registered.inputs[name][0]).validate_json(TypeAdapter(Any).dump_json(default))
+        written = orjson.dumps({field.alias: TypeAdapter(Any).dump_python(default, mode="json")})
+        registered.model.model_validate_json(written, strict=True)
+    except ValidationError as error:
+        if all(problem["loc"][0] != field.alias for problem in error.errors()):
+            return  # only other inputs are missing
+        raise _wrong_default(registered, name, default) from error
     except (ValueError, TypeError) as error:
-        raise FlowDefinitionError(
-            f"{registered.place}: the default of “{name}” in “{registered.name}” cannot be written as JSON "
-            f"of its type ({type(default).__name__})."
-        ) from error
+        raise _wrong_default(registered, name, default) from error
+
+
+def _wrong_default(registered: Flow, name: str, default: Any) -> FlowDefinitionError:
+    return FlowDefinitionError(
+        f"{registered.place}: the default of “{name}” in “{registered.name}” cannot be written as JSON "
+        f"of its type ({type(default).__name__})."
+    )
 
 
 def _has_nul(value: Any) -> bool:
