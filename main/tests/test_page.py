@@ -115,7 +115,7 @@ def test_one_tab_hears_what_another_starts(platform: Platform, page: Page) -> No
 def test_more_executions_than_connections_are_watched_at_once(platform: Platform, page: Page) -> None:
     page.goto(platform.url)
     for number in range(1, 8):
-        start_slow_words(page, words=100)
+        start_slow_words(page, words=300)
         expect(page.locator(".rows li")).to_have_count(number)
     page.get_by_role("link", name="API-CTM").click()
     expect(page.locator(".card")).to_have_count(7)
