@@ -27,10 +27,15 @@ State = Literal["PENDING", "PROGRESS", "SUCCESS", "FAILURE"]
 FINAL_STATES = frozenset({"SUCCESS", "FAILURE"})
 
 # A snapshot stays under 128 KiB: entries, the text being written or the result, steps; the rest is small.
+# All bytes are counted as JSON, which may need six of them for one of the text's.
 MAX_ENTRY_BYTES = 32 * 1024
 MAX_ENTRIES_BYTES = 56 * 1024
 MAX_TEXT_BYTES = 32 * 1024
+MAX_STEPS_BYTES = 24 * 1024
 MAX_STEPS = 40
+# A growing text is kept in pieces, and joined and cut when there are so many, or one of so many characters.
+MAX_PIECES = 256
+LARGE_PIECE = 1024
 MAX_STATUS_LENGTH = 500
 MAX_NAME_LENGTH = 100
 
@@ -137,7 +142,7 @@ class Snapshot:
         if self.omitted:
             details["omitted"] = self.omitted
         if self.writing is not None and not self.is_final:
-            details["partial_result"] = "".join(self.texts[self.writing])
+            details["partial_result"] = _tail("".join(self.texts[self.writing]))
         if self.state == "SUCCESS":
             details["final_result"] = self.final_result
         if self.error:
@@ -234,7 +239,7 @@ def _fold_step(snapshot: Snapshot, event: Event) -> None:
         snapshot.status = f"{event['name']} …"[:MAX_STATUS_LENGTH]
     _forget_text(snapshot, key)
     snapshot.steps[key] = step
-    while len(snapshot.steps) > MAX_STEPS:
+    while len(snapshot.steps) > MAX_STEPS or _steps_bytes(snapshot) > MAX_STEPS_BYTES:
         del snapshot.steps[next(iter(snapshot.steps))]
 
 
@@ -247,7 +252,7 @@ def _fold_token(snapshot: Snapshot, event: Event) -> None:
     parts = snapshot.texts.setdefault(event["step"], [])
     parts.append(event["text"])
     snapshot.writing = event["step"]
-    if len(parts) >= 256:  # keeps the list, and what joining it costs, small
+    if len(parts) >= MAX_PIECES or len(event["text"]) >= LARGE_PIECE:
         parts[:] = [_tail("".join(parts))]
 
 
@@ -300,12 +305,18 @@ def _forget_text(snapshot: Snapshot, step: str) -> None:
         snapshot.writing = next(reversed(snapshot.texts), None)
 
 
+def _steps_bytes(snapshot: Snapshot) -> int:
+    return len(orjson.dumps(list(snapshot.steps.values())))
+
+
 def _tail(text: str) -> str:
     """Keep the end of a text that grew too long for a snapshot."""
-    encoded = text.encode()
-    return (
-        text if len(encoded) <= MAX_TEXT_BYTES else "… " + encoded[-MAX_TEXT_BYTES:].decode(errors="ignore")
-    )
+    if len(orjson.dumps(text)) <= MAX_TEXT_BYTES:
+        return text
+    text = text[-MAX_TEXT_BYTES:]
+    while (size := len(orjson.dumps(text))) > MAX_TEXT_BYTES:
+        text = text[len(text) * (size - MAX_TEXT_BYTES) // size + 1 :]
+    return f"… {text}"
 
 
 def _bounded(value: Any, url: str) -> Any:
