@@ -254,6 +254,11 @@ class TaskStatus(APIView):
             return HttpResponse(status=204)
         return HttpResponse(encode_last_frame(execution.snapshot()), headers=dict(EVENT_STREAM))
 
+    def head(self, request: Request, execution_id: str) -> HttpResponse:
+        """Answer without the stream: to HEAD it would say nothing, and keep the connection until the end."""
+        _visible(request, execution_id)
+        return HttpResponse(headers=dict(EVENT_STREAM))
+
 
 class Cancel(APIView):
     """`POST /api/v1/executions/<id>/cancel`: end it."""
