@@ -36,6 +36,12 @@ GATHER = 0.025
 META_INTERVAL = 0.25
 # How many events the stream keeps, about.
 STREAM_LENGTH = 10_000
+# An attempt that does not know yet that the execution ended, or went on elsewhere, leaves the meta as it is.
+SET_META = """
+if #redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1) == 0 then
+    redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
+end
+"""
 
 _silent_until = 0.0
 
@@ -230,8 +236,10 @@ class Publisher:
 
 def announce_end(execution_id: str, attempt: int, result: Event, stored: Snapshot) -> None:
     """Tell watchers of an end that was decided outside of the attempt: cancelled, overdue, poisonous."""
-    event: Event = {**result, "id": str(EventId(attempt, LAST_SEQ))}
+    number = EventId(attempt, LAST_SEQ)
+    event: Event = {**result, "id": str(number)}
     snapshot = fold(history(execution_id) or stored, event)
+    snapshot.id = number  # also where what is stored has the end in it
 
     def write(redis: "Redis[bytes]") -> None:
         pipeline = redis.pipeline(transaction=False)
@@ -250,7 +258,9 @@ def add_event(pipeline: Any, execution_id: str, event: Event) -> None:
 
 
 def set_meta(pipeline: Any, execution_id: str, snapshot: Snapshot) -> None:
-    pipeline.set(meta_key(execution_id), encode_meta(execution_id, snapshot), ex=settings.EVENT_RETENTION)
+    meta = encode_meta(execution_id, snapshot)
+    keys = stream_key(execution_id), meta_key(execution_id)
+    pipeline.eval(SET_META, len(keys), *keys, str(snapshot.id), meta, settings.EVENT_RETENTION)
 
 
 def encode_meta(execution_id: str, snapshot: Snapshot) -> bytes:
