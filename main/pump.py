@@ -254,7 +254,8 @@ class Pump:
                 logger.warning("no live events: Redis does not answer (%s)", type(error).__name__)
             except Exception:
                 logger.exception("the pump stumbled")
-            self._connected.clear()
+            finally:
+                await self._disconnect()
             await asyncio.sleep(0.5)
 
     async def _listen(self) -> None:
@@ -271,9 +272,12 @@ class Pump:
             if message:
                 await self._heard(message["channel"].decode().removeprefix("execution:"), message["data"])
 
-    async def _connect(self) -> None:
+    async def _disconnect(self) -> None:
+        self._connected.clear()
         if self._redis:
             await self._redis.aclose()
+
+    async def _connect(self) -> None:
         self._redis = Redis.from_url(
             settings.REDIS_URL, socket_connect_timeout=REDIS_TIMEOUT, retry=Retry(NoBackoff(), 0)
         )
