@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +26,7 @@ from config.tests.waiting import wait_until
 from main.models import Execution
 from main.registry import load_flows
 
-FLOWS = ["main.tests.page_flows", "main.tests.engine_flows"]
+FLOWS = ["main.tests.page_flows", "main.tests.engine_flows", "main.tests.stream_flows"]
 SNAPSHOT = dict[str, Any]
 GRACE = 6.0
 PATIENCE = 30.0
@@ -67,6 +68,15 @@ class Process:
 
     def restart(self) -> None:
         self.start()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let it hang for the length of the block."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
 
 class Visitor(httpx.Client):
