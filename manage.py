@@ -41,6 +41,8 @@ def run(command: str) -> None:
     except ModuleNotFoundError as error:
         sys.exit(f"This Python has no {error.name}. Use `make run`, or .venv/bin/python manage.py {command}.")
 
+    from config.embedded import EmbeddedError
+
     try:
         if command in ONLINE | {"shell"} and is_database_down():
             sentence = f"The database is not running. {START}"
@@ -48,6 +50,8 @@ def run(command: str) -> None:
                 sys.exit(sentence)
             print(sentence, file=sys.stderr)
         execute_from_command_line(sys.argv)
+    except EmbeddedError as error:
+        sys.exit(str(error))
     except ImproperlyConfigured as error:
         sys.exit(f"{error} In development this needs `make run`, in another terminal.")
     except (OperationalError, PoolTimeout):

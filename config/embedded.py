@@ -75,19 +75,14 @@ def is_running(local_dir: Path) -> bool:
 
 def secret_key(local_dir: Path) -> str:
     """Return this folder's secret key, made on first need."""
-    path = local_dir / "secret_key"
-    if not path.exists():
-        make_local_dir(local_dir)
-        draft = local_dir / f".secret_key-{secrets.token_hex(8)}"
-        draft.touch(mode=0o600)
-        draft.write_text(secrets.token_urlsafe(64))
-        try:
-            path.hardlink_to(draft)  # unlike a rename, this leaves a key that someone else made meanwhile
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    return path.read_text().strip()
+    with usable(local_dir):
+        descriptor = os.open(local_dir / "secret_key", os.O_RDWR | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            key = file.read() or secrets.token_urlsafe(64)
+            file.seek(0)
+            file.write(key)
+        return key
 
 
 # Where things are
@@ -113,8 +108,16 @@ def socket_dir(local_dir: Path) -> Path:
     return Path(f"/tmp/api-ctm-{os.geteuid()}-{digest}")  # noqa: S108  see make_private
 
 
-def make_local_dir(local_dir: Path) -> None:
-    local_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+@contextmanager
+def usable(local_dir: Path) -> Iterator[None]:
+    """Make LOCAL_DIR, and name what is wrong where it, or something in it, cannot be used."""
+    try:
+        local_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise EmbeddedError(
+            f"{error.filename or local_dir}: {error.strerror}. Set LOCAL_DIR to a folder of your own."
+        ) from error
 
 
 def make_private(folder: Path) -> None:
@@ -137,11 +140,8 @@ def owned(local_dir: Path) -> Iterator[Callable[[int], None]]:
     Gives a function that notes the port we serve on, for a rival to read. Where LOCAL_DIR has an owner,
     EmbeddedError names its process and port.
     """
-    try:
-        make_local_dir(local_dir)
+    with usable(local_dir):
         file = (local_dir / "lock").open("a+")
-    except PermissionError as error:
-        raise EmbeddedError(f"{error.filename} belongs to another user. Set another LOCAL_DIR.") from error
     with file:
         take(file, local_dir)
         write_owner(file)

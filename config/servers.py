@@ -26,6 +26,7 @@ from config.embedded import (
     postgres_sockets,
     redis_socket,
     socket_dir,
+    usable,
 )
 
 # Seconds that a server gets to start, perhaps after a crash, and to stop.
@@ -53,17 +54,10 @@ class Servers:
 
     def __enter__(self) -> Self:
         try:
-            if self.servers:
-                make_private(socket_dir(self.local_dir))
-            for server in self.servers:
-                server.launch()
+            with usable(self.local_dir):
+                self.launch()
             for server in self.servers:
                 server.wait_until_ready()
-        except PermissionError as error:
-            self.stop()
-            raise EmbeddedError(
-                f"{error.filename} belongs to another user. Set another LOCAL_DIR."
-            ) from error
         except BaseException:
             self.stop()
             raise
@@ -73,6 +67,12 @@ class Servers:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+
+    def launch(self) -> None:
+        if self.servers:
+            make_private(socket_dir(self.local_dir))
+        for server in self.servers:
+            server.launch()
 
     def revive(self) -> list[str]:
         """Launch again what died, without waiting for it; return the names."""

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Supervisor:
     """The children of one `manage.py dev`, web server first, until a signal comes."""
 
     def __init__(
-        self, commands: dict[str, list[str]], servers: Servers, local_dir: Path, folders: list[Path]
+        self, commands: dict[str, list[str]], servers: Servers, local_dir: Path, watched: "Watched"
     ) -> None:
         self.children = [
             Child(command, local_dir, labelled(name, colour, max(map(len, commands))))
@@ -41,24 +42,32 @@ class Supervisor:
         ]
         self.servers = servers
         self.local_dir = local_dir
-        self.folders = folders
+        self.watched = watched
 
     async def run(self, host: str, port: int, welcome: str) -> None:
         """Print `welcome` when the web server at this address answers; return after a signal of STOPS."""
         duties = [child.keep() for child in self.children]
-        duties += [greet(host, port, welcome), self.restart_on_change(), self.revive_servers()]
+        duties += [greet(host, port, welcome), self.revive_servers()]
+        duties += [self.restart_on_change(self.watched.trees, recursive=True)]
+        duties += [self.restart_on_change(self.watched.folders, recursive=False)]
         everything = asyncio.gather(*duties)
         for number in STOPS:
             asyncio.get_running_loop().add_signal_handler(number, everything.cancel)
         with suppress(asyncio.CancelledError):
             await everything
 
-    async def restart_on_change(self) -> None:
-        async for changed in changes(self.folders, self.local_dir):
-            code_changed = any(path.suffix == ".py" for path in changed)
-            tell(f"Restarting: {changed[0].name} changed.")
-            for child in self.children if code_changed else self.children[:1]:
-                child.restart()
+    async def restart_on_change(self, folders: list[Path], *, recursive: bool) -> None:
+        try:
+            async for changed in changes(folders, recursive, self.local_dir):
+                self.restart(changed)
+        except (OSError, RuntimeError) as error:  # such as too many watches for this machine
+            tell(f"Changes of code are not seen: {error}")
+
+    def restart(self, changed: list[Path]) -> None:
+        tell(f"Restarting: {changed[0].name} changed.")
+        code_changed = any(path.suffix == ".py" for path in changed)
+        for child in self.children if code_changed else self.children[:1]:
+            child.restart()
 
     async def revive_servers(self) -> None:
         while True:
@@ -93,9 +102,10 @@ class Child:
                 self.say("Ended with an error; it starts again when a file changes.")
                 await self.told_to_restart.wait()
             else:
-                pause = FIRST_PAUSE if lived > INFANCY else min(2 * pause, LAST_PAUSE)
+                pause = FIRST_PAUSE if lived > INFANCY else pause
                 self.say(f"Ended unexpectedly (exit code {code}); it starts again in {pause:g} s.")
                 await self.wait_for_restart(pause)
+                pause = min(2 * pause, LAST_PAUSE)
 
     def restart(self) -> None:
         self.told_to_restart.set()
@@ -170,7 +180,15 @@ def answers(host: str, port: int) -> bool:
 # What is watched
 
 
-async def changes(folders: list[Path], local_dir: Path) -> AsyncIterator[list[Path]]:
+@dataclass(frozen=True)
+class Watched:
+    """Folders: those watched with all that is below them, and those watched alone."""
+
+    trees: list[Path]
+    folders: list[Path]
+
+
+async def changes(folders: list[Path], recursive: bool, local_dir: Path) -> AsyncIterator[list[Path]]:
     """Give the Python files and templates that changed, as often as some did."""
 
     def matters(_: watchfiles.Change, name: str) -> bool:
@@ -179,26 +197,24 @@ async def changes(folders: list[Path], local_dir: Path) -> AsyncIterator[list[Pa
         return path.suffix in {".py", ".html"} and not is_test and not path.is_relative_to(local_dir)
 
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it would log every change
-    async for found in watchfiles.awatch(*folders, watch_filter=matters):
-        yield sorted({Path(path) for _, path in found})
+    if folders:
+        async for found in watchfiles.awatch(*folders, watch_filter=matters, recursive=recursive):
+            yield sorted({Path(path) for _, path in found})
 
 
-def watched_folders(project: Path, modules: list[str]) -> list[Path]:
-    """Return the project's folders, hidden ones and virtual environments excepted, and the modules' own."""
-    own = [
+def watched(project: Path, modules: list[str]) -> Watched:
+    """Return the project's folders, hidden ones and virtual environments excepted, and where modules are."""
+    trees = [
         path
         for path in project.iterdir()
         if path.is_dir() and not path.name.startswith(".") and not (path / "pyvenv.cfg").exists()
     ]
-    return [*own, *(folder for name in modules for folder in folders_of(name))]
-
-
-def folders_of(module: str) -> list[Path]:
-    """Return the folders of a package, or the one that a single module is in."""
-    with suppress(ImportError, ValueError):
-        spec = importlib.util.find_spec(module)
-        if spec and spec.submodule_search_locations:
-            return [Path(location) for location in spec.submodule_search_locations]
-        if spec and spec.origin:
-            return [Path(spec.origin).parent]
-    return []
+    folders = []
+    for name in modules:
+        with suppress(ImportError, ValueError):
+            spec = importlib.util.find_spec(name)
+            if spec and spec.submodule_search_locations:
+                trees += map(Path, spec.submodule_search_locations)
+            elif spec and spec.origin:
+                folders.append(Path(spec.origin).parent)
+    return Watched(trees, folders)

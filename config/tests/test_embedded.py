@@ -382,6 +382,16 @@ def test_root_with_no_way_says_what_to_do(empty_dir: Path, monkeypatch: pytest.M
         pass
 
 
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "local"
+    for use in (lambda: embedded.secret_key(folder), embedded.owned(folder).__enter__):
+        with pytest.raises(
+            EmbeddedError, match=f"{folder}: Not a directory. Set LOCAL_DIR to a folder of your own"
+        ):
+            use()
+
+
 # The secret key
 
 

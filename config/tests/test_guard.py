@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from config.embedded import becomes_free, children_lock, guarded, holders, make_local_dir
+from config.embedded import becomes_free, children_lock, guarded, holders
 from config.tests.waiting import wait_until
 
 STUBBORN = (
@@ -23,7 +23,7 @@ PARENT = (
 
 
 def start(empty_dir: Path, code: str, grace: float = 5.0) -> subprocess.Popen[bytes]:
-    make_local_dir(empty_dir)
+    empty_dir.mkdir(exist_ok=True)
     return subprocess.Popen(
         guarded([sys.executable, "-c", code], empty_dir, grace=grace),
         stdin=subprocess.PIPE,
@@ -50,7 +50,7 @@ def test_a_signal_that_ended_the_command_is_passed_on(empty_dir: Path) -> None:
 
 
 def test_a_command_that_does_not_exist_is_named(empty_dir: Path) -> None:
-    make_local_dir(empty_dir)
+    empty_dir.mkdir(exist_ok=True)
     command = guarded(["no-such-command"], empty_dir, grace=1)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stderr

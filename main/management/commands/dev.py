@@ -18,7 +18,7 @@ from accounts.models import User
 from config import embedded
 from config.processes import commands
 from config.servers import Servers
-from config.supervisor import STOPS, Supervisor, watched_folders
+from config.supervisor import STOPS, Supervisor, watched
 
 ADMIN = "admin@example.com"
 
@@ -47,7 +47,7 @@ def run() -> None:
                 child_commands(host, port),
                 servers,
                 settings.LOCAL_DIR,
-                watched_folders(settings.BASE_DIR, settings.FLOW_MODULES),
+                watched(settings.BASE_DIR, settings.FLOW_MODULES),
             )
             asyncio.run(supervisor.run(reachable(host), port, welcome))
 
