@@ -20,7 +20,7 @@ from main.events import ErrorDetail, EventId, Snapshot
 from main.leases import heart, with_database, worker_name
 from main.models import Entry, Execution, Fenced, Step, steps_of_last_success
 from main.registry import Flow, UnknownFlowError, get_flow
-from main.run import Recorded, Run, StepRecord, Stopped
+from main.run import MAX_MESSAGE_LENGTH, Recorded, Run, StepRecord, Stopped
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,8 @@ def _failed(execution: Execution, run: Run, publisher: Publisher, error: BaseExc
     failure = classify_error(error)
     # The trace is for the server's log alone.
     logger.warning("execution %s failed: %s", execution.id, failure.type, exc_info=error)
-    detail = ErrorDetail(type=failure.type, message=failure.message, retryable=failure.retryable)
+    message = values.clean_text(failure.message)[:MAX_MESSAGE_LENGTH]
+    detail = ErrorDetail(type=failure.type, message=message, retryable=failure.retryable)
     try:
         _finish(execution, run, publisher, error=detail)
     except Stopped as stop:

@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import hashlib
 import importlib
+import math
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,8 @@ _SCALARS: dict[str, type] = {
     "timedelta": datetime.timedelta,
     "uuid": uuid.UUID,
     "bytes": bytes,
+    "int": int,
+    "float": float,
 }
 _COLLECTIONS: dict[str, Callable[[list[Any]], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
 
@@ -41,8 +44,10 @@ class ResultError(FlowError):
 
 def dump(value: Any) -> Any:
     """Return the value as JSON values that `load` reads back; raises ResultError for an unknown type."""
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int | float):
+        return _dump_number(value)
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, BaseModel):
@@ -131,6 +136,13 @@ def _path(cls: type) -> str:
     if "<locals>" in cls.__qualname__:
         raise ResultError(f"{cls.__name__} is defined inside a function. Define it at the top of a module.")
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _dump_number(value: float) -> Any:
+    """Mark what JSON does not know, and what orjson does not: people then read it as text."""
+    if isinstance(value, int):
+        return int(value) if -(2**63) <= value < 2**64 else _marked("int", str(int(value)))
+    return float(value) if math.isfinite(value) else _marked("float", str(float(value)))
 
 
 def _dump_dict(value: dict[Any, Any]) -> dict[str, Any]:
