@@ -2,12 +2,36 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
+from main.errors import FlowError
 from main.registry import flow
 from main.run import Run
 
 # What grows most when it is written as JSON.
 PIECE = '"\x1b' * 20_000
+ODD_VALUES: dict[str, Any] = {
+    "not a number": float("nan"),
+    "infinity": float("inf"),
+    "too large for 64 bits": 2**70,
+    "NUL": "a\x00b",
+    "half a character": "a\ud800b",
+    "odd keys": {"a\x00": 1, 2**70: {"\ud800": 3}},
+}
+
+
+@flow(public=True)
+def odd_value_flow(run: Run, value: str, shown: bool = False) -> Any:
+    """Return what JSON, UTF-8 or PostgreSQL cannot hold, or show it as a tool result."""
+    if shown:
+        run.tool_result("oracle", ODD_VALUES[value])
+    return None if shown else ODD_VALUES[value]
+
+
+@flow(public=True, step_retries=0)
+def garbled_failure_flow(run: Run) -> None:
+    """Fail with a sentence that nobody can keep."""
+    raise FlowError("It broke: \x00 \ud800 " + "x" * 10_000)
 
 
 @flow(public=True)

@@ -19,6 +19,7 @@ from main.channel import ExecutionFailed, redis_client, stream_key
 from main.models import Execution
 from main.pump import Pump
 from main.tests.platform import Platform, Visitor
+from main.tests.stream_flows import ODD_VALUES
 from main.tests.streams import (
     Message,
     all_snapshots,
@@ -418,6 +419,22 @@ def test_of_far_too_much_the_newest_is_shown(visitor: Visitor) -> None:
     assert last["omitted"] > 0
     assert last["step_results"][-1]["message"] == "A page is written."
     assert last["steps"][-1] == {"step": "Write", "name": "Write", "state": "done"}
+
+
+@pytest.mark.parametrize("shown", [False, True], ids=["returned", "shown"])
+@pytest.mark.parametrize("value", ODD_VALUES)
+def test_what_json_cannot_hold_ends_all_the_same(visitor: Visitor, value: str, shown: bool) -> None:
+    task_id = visitor.start("odd_value_flow", value=value, shown=shown)
+    last = all_snapshots(visitor, task_id)[-1].snapshot
+    assert last == all_snapshots(visitor, task_id)[-1].snapshot == stored_snapshot(task_id)
+    assert last["state"] == "SUCCESS" or last["details"]["error"]["type"] == "result"
+    assert Execution.objects.get(id=task_id).attempt == 1
+
+
+def test_a_sentence_that_cannot_be_kept_is_cleaned(visitor: Visitor) -> None:
+    last = visitor.run("garbled_failure_flow")
+    assert last["details"]["error"]["message"].startswith("It broke:  ? xxx")
+    assert len(last["details"]["error"]["message"]) <= 4000
 
 
 # The pump itself, in this process
