@@ -293,18 +293,19 @@ def _has_nul(value: Any) -> bool:
 def _sentences(registered: Flow, error: ValidationError) -> dict[str, list[str]]:
     sentences: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False):
-        location = [str(part) for part in problem["loc"]]
-        inside = f" (at {'.'.join(location[1:])})" if len(location) > 1 else ""
-        name = location[0] if location else "inputs"
-        sentences.setdefault(name, []).append(_sentence(registered, problem, name) + inside + ".")
+        location = [str(part) for part in problem["loc"]] or ["inputs"]
+        sentence = _sentence(registered, problem, ".".join(location), len(location) > 1)
+        sentences.setdefault(location[0], []).append(f"{sentence}.")
     return sentences
 
 
-def _sentence(registered: Flow, problem: Any, name: str) -> str:
+def _sentence(registered: Flow, problem: Any, name: str, is_inside: bool) -> str:
     length = len(problem["input"]) if isinstance(problem["input"], str | list | dict) else 0
     match problem["type"]:
         case "missing":
             return f"“{name}” is missing"
+        case "extra_forbidden" if is_inside:
+            return f"“{name}” is not expected"
         case "extra_forbidden":
             names = ", ".join(f"“{each}”" for each in registered.inputs)
             known = f"its inputs are {names}" if names else "it has no inputs"

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from typing import Any
 
 from celery import shared_task
@@ -37,7 +38,11 @@ def work(kind: str) -> None:
 @celeryd_after_setup.connect
 def _load(instance: Any, **_: Any) -> None:
     """Import what flows need before the first bell, in a prefork worker before the fork."""
-    load_flows(["main.flows", *settings.FLOW_MODULES])
+    try:
+        load_flows(["main.flows", *settings.FLOW_MODULES])
+    except Exception as error:
+        # Celery logs what a receiver raises and goes on; a worker without its flows would fail every execution.
+        raise SystemExit("".join(traceback.format_exception(error))) from error
     queues = list(instance.app.amqp.queues.consume_from)
     engine.workplace.kind = queues[0]
     if _runs_in_threads(instance.pool_cls):
