@@ -13,7 +13,9 @@ const LIST_EVERY = 3000;
 const CURRENT_EVERY = 1000;
 // A stream that the network swallowed in silence is found out by asking now and then all the same.
 const CHECK_EVERY = 30_000;
+// A tab nobody looks at gives its streams back after a while, and keeps its title right by asking.
 const HIDDEN_AFTER = 10_000;
+const ASLEEP_EVERY = 15_000;
 
 /**
  * Takes one of the slots that all tabs share, until the returned function is called; null where none is free.
@@ -128,6 +130,7 @@ export class Watch {
   #asleep = false;
   #arranging = false;
   #again = false;
+  #asking = false;
 
   constructor(executions) {
     this.executions = executions;
@@ -170,10 +173,8 @@ export class Watch {
     const ended = isFinal(record) && !isFinal(before);
     const vanished = record.connection === "gone" && before.connection !== "gone";
     if (ended || vanished) this.arrange();
-    if (!ended) return;
-    this.tell();
     // The server knows exactly when it began and ended.
-    readOnce(record.id, this.executions);
+    if (ended) readOnce(record.id, this.executions);
   }
 
   #wanted() {
@@ -214,14 +215,21 @@ export class Watch {
 
   async #tick() {
     const running = this.executions.unfinished();
-    if (!running.length) return;
+    if (!running.length || this.#asking) return;
+    this.#asking = true;
+    await this.#ask(running);
+    this.#asking = false;
+  }
+
+  async #ask(running) {
     const current = running.find((record) => record.id === this.#current);
     if (current && !this.#streams.has(current.id) && !this.#asleep) {
       const problem = await readOnce(current.id, this.executions);
       this.executions.connection(current.id, !problem ? "none" : problem.status === 404 ? "gone" : "lost");
     }
     const streamed = running.every((record) => this.#streams.has(record.id));
-    if (Date.now() - this.#listed < (streamed ? CHECK_EVERY : LIST_EVERY)) return;
+    const pause = this.#asleep ? ASLEEP_EVERY : streamed ? CHECK_EVERY : LIST_EVERY;
+    if (Date.now() - this.#listed < pause) return;
     await this.refresh();
     this.arrange();
   }
@@ -232,7 +240,6 @@ export class Watch {
     else this.#wake();
   }
 
-  /** A tab nobody looks at leaves its connections to the others; it still asks now and then. */
   #sleep() {
     this.#asleep = true;
     this.arrange();
