@@ -26,6 +26,7 @@ urlpatterns = [
     *both("executions/<str:execution_id>/answer/", views.answer, "answer"),
     *both("api/v1/executions/<str:execution_id>/cancel", views.Cancel.as_view(), "cancel"),
     *both("api/v1/executions/<str:execution_id>/entry", views.EntryDetail.as_view(), "entry"),
+    *both("docs/", views.document, "documents"),
     *both("docs/<slug:name>/", views.document, "document"),
     *both("health/", views.health, "health"),
     *both("jsi18n/", JavaScriptCatalog.as_view(), "javascript_catalog"),

@@ -31,6 +31,8 @@ class Tracer(BaseCallbackHandler):
         self.run = run
         # The nearest name that a person gave, for every LangChain run that is under way.
         self._names: dict[UUID, str] = {}
+        # Model calls that have not said anything yet.
+        self._silent: set[UUID] = set()
 
     # A handler with these two makes models stream under a plain `.invoke()`; the items pass as they are.
 
@@ -73,15 +75,19 @@ class Tracer(BaseCallbackHandler):
             self.run.log(f"▶ {name}")
         model = (kwargs.get("metadata") or {}).get("ls_model_name") or name or "the model"
         self.run.status(f"Waiting for {model} …")
+        self._silent.add(kwargs["run_id"])
 
     def on_llm_new_token(
         self, token: Any, *, chunk: GenerationChunk | ChatGenerationChunk | None = None, **kwargs: Any
     ) -> None:
         text = chunk.message.text if isinstance(chunk, ChatGenerationChunk) else token
-        self.run.check()
+        if text and kwargs.get("run_id") in self._silent:
+            self._silent.discard(kwargs["run_id"])
+            self.run.status("Writing …")
         self.run.token(str(text))
 
-    def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        self._silent.discard(run_id)
         self.run.check()
         for generations in response.generations:
             for generation in generations:

@@ -177,6 +177,7 @@ def summary(execution: Execution) -> dict[str, Any]:
         "started_at": execution.started_at,
         "finished_at": execution.finished_at,
         "duration": execution.duration,
+        "error": execution.error,
     }
 
 
@@ -294,8 +295,8 @@ def _page(request: HttpRequest, execution: Execution | None) -> HttpResponse:
 
 
 @require_safe
-def document(request: HttpRequest, name: str) -> HttpResponse:
-    """`GET /docs/<name>/`: a page of the project's own documentation."""
+def document(request: HttpRequest, name: str = "readme") -> HttpResponse:
+    """`GET /docs/<name>/`: a page of the project's own documentation, the README without a name."""
     page = docs.page(name)
     if page is None:
         raise Http404(_("There is no such page."))
