@@ -51,4 +51,4 @@ def django_db_setup(
 ) -> None:
     """Make the test database even where no test is marked, for the platform's processes."""
     with django_db_blocker.unblock():
-        setup_databases(verbosity=0, interactive=False, aliases=["default"])
+        setup_databases(verbosity=0, interactive=False)
