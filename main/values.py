@@ -1,20 +1,24 @@
 """What a step may return, written as JSON and read back as it was.
 
-JSON, tuples, sets, dates, UUIDs, Pydantic models (LangChain's messages and documents are some) and dataclasses
-survive. Anything else is refused at once, with a sentence that says what to do.
+JSON, tuples, sets, dates, decimals, UUIDs, bytes, Pydantic models (LangChain's messages and documents are some)
+and dataclasses survive, however they are nested. Anything else is refused at once, with a sentence that says what
+to do.
 """
 
+import base64
 import dataclasses
 import datetime
+import decimal
 import hashlib
 import importlib
 import math
+import sys
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, RootModel, TypeAdapter
 
 from main.errors import FlowError
 
@@ -27,8 +31,8 @@ _SCALARS: dict[str, type] = {
     "date": datetime.date,
     "time": datetime.time,
     "timedelta": datetime.timedelta,
+    "decimal": decimal.Decimal,
     "uuid": uuid.UUID,
-    "bytes": bytes,
     "int": int,
     "float": float,
 }
@@ -49,9 +53,9 @@ def dump(value: Any) -> Any:
     if isinstance(value, int | float):
         return _dump_number(value)
     if isinstance(value, str):
-        return clean_text(value)
+        return clean_text(str.__str__(value))
     if isinstance(value, BaseModel):
-        return _marked(f"model:{_path(type(value))}", value.model_dump(mode="json"))
+        return _marked(f"model:{_path(type(value))}", _dump_model(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
             each.name: dump(getattr(value, each.name)) for each in dataclasses.fields(value) if each.init
@@ -73,6 +77,8 @@ def load(kept: Any) -> Any:
     kind, value = kept[_MARK], kept["value"]
     if kind in _SCALARS:
         return TypeAdapter(_SCALARS[kind]).validate_python(value)
+    if kind == "bytes":
+        return base64.b64decode(value)
     if kind in _COLLECTIONS:
         return _COLLECTIONS[kind]([load(each) for each in value])
     if kind == "dict":
@@ -85,17 +91,12 @@ def plain(value: Any) -> Any:
 
     Raises ResultError for a type that has no JSON form.
     """
-    if isinstance(value, BaseModel):
-        text = getattr(value, "text", None) if hasattr(value, "content") else None
-        return clean_text(text) if isinstance(text, str) else plain(value.model_dump(mode="json"))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(plain(key)): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(each) for each in value]
-    kept = dump(value)
-    return kept["value"] if isinstance(kept, dict) else kept
+    try:
+        shown = _plain(value)
+        orjson.dumps(shown)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ResultError(f"{type(value).__name__} cannot be shown: {error}") from error
+    return shown
 
 
 def clean_text(text: str) -> str:
@@ -114,11 +115,15 @@ def fingerprint(value: Any) -> str:
 
 
 def checked(value: Any, name: str) -> Any:
-    """Return `dump(value)` for the step called `name`; raises ResultError where it is unknown or too large."""
+    """Return `dump(value)` for the step called `name`.
+
+    Raises ResultError where it is unknown, too large, or would not be read back by a later attempt.
+    """
     try:
         kept = dump(value)
         size = len(orjson.dumps(kept))
-    except (ResultError, TypeError, RecursionError) as error:
+        load(kept)
+    except Exception as error:  # a class of the flow's own may raise anything
         raise ResultError(f"The step “{name}” returned something that cannot be kept: {error}") from error
     if size > MAX_RESULT_BYTES:
         raise ResultError(
@@ -133,9 +138,49 @@ def _marked(kind: str, value: Any) -> dict[str, Any]:
 
 
 def _path(cls: type) -> str:
-    if "<locals>" in cls.__qualname__:
-        raise ResultError(f"{cls.__name__} is defined inside a function. Define it at the top of a module.")
-    return f"{cls.__module__}:{cls.__qualname__}"
+    path = f"{cls.__module__}:{cls.__qualname__}"
+    try:
+        found = _class(path)
+    except (ImportError, AttributeError):
+        found = None
+    if found is not cls:
+        raise ResultError(
+            f"{cls.__name__} cannot be found again as {cls.__module__}.{cls.__qualname__}. "
+            "Define it at the top of a module, under its own name."
+        )
+    return path
+
+
+def _class(path: str) -> Any:
+    module, _, name = path.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _dump_model(value: BaseModel) -> Any:
+    """Dump field by field, so that a model inside keeps its class where the field names a base of it."""
+    if isinstance(value, RootModel):
+        return _dump_field(value, "root")
+    fields = {name: _dump_field(value, name) for name in type(value).model_fields}
+    extra = value.model_extra or {}
+    if _MARK in extra:
+        raise ResultError(
+            f"{type(value).__name__} has a field “{_MARK}”, which is taken. Give it another name."
+        )
+    return fields | {name: dump(each) for name, each in extra.items()}
+
+
+def _dump_field(value: BaseModel, name: str) -> Any:
+    try:
+        return dump(getattr(value, name))
+    except ResultError as error:
+        try:
+            written = value.model_dump(mode="json", include={name}, round_trip=True)
+        except ValueError:
+            raise error from None
+        return dump(written if isinstance(value, RootModel) else written[name])
 
 
 def _dump_number(value: float) -> Any:
@@ -154,9 +199,13 @@ def _dump_dict(value: dict[Any, Any]) -> dict[str, Any]:
 def _dump_other(value: Any) -> Any:
     if type(value) is list:
         return [dump(each) for each in value]
+    if type(value) is bytes:
+        return _marked("bytes", base64.b64encode(value).decode())
     for kind, collection in _COLLECTIONS.items():
         if type(value) is collection:
-            return _marked(kind, [dump(each) for each in value])
+            each_dumped = [dump(each) for each in value]
+            # A set's order differs between processes; the fingerprint must not.
+            return _marked(kind, each_dumped if kind == "tuple" else sorted(each_dumped, key=_sortable))
     for kind, scalar in _SCALARS.items():
         if type(value) is scalar:
             return _marked(kind, TypeAdapter(scalar).dump_python(value, mode="json"))
@@ -166,10 +215,33 @@ def _dump_other(value: Any) -> Any:
     )
 
 
+def _sortable(dumped: Any) -> bytes:
+    return orjson.dumps(dumped, option=orjson.OPT_SORT_KEYS)
+
+
 def _load_object(kind: str, value: Any) -> Any:
     sort, _, path = kind.partition(":")
-    module, _, name = path.partition(":")
-    cls: Any = importlib.import_module(module)
-    for part in name.split("."):
-        cls = getattr(cls, part)
-    return cls.model_validate(value) if sort == "model" else cls(**load(value))
+    cls = _class(path)
+    if sort == "dataclass":
+        return cls(**load(value))
+    # By the fields' names: an alias is for what comes from outside.
+    return cls.model_validate(load(value), by_alias=False, by_name=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return clean_text(str(value.text)) if _is_message(value) else _plain(value.model_dump(mode="json"))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(_plain(key)): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(each) for each in value]
+    kept = dump(value)
+    return kept["value"] if isinstance(kept, dict) else kept
+
+
+def _is_message(value: Any) -> bool:
+    """Say whether it is a LangChain message; there is none as long as nobody imported LangChain."""
+    messages = sys.modules.get("langchain_core.messages")
+    return messages is not None and isinstance(value, messages.BaseMessage)
