@@ -435,21 +435,39 @@ class Entry(models.Model):
     @classmethod
     def keep(cls, execution: Execution, entries: Iterable[tuple[int, EntryView]]) -> None:
         """Store entries by position; one that is there already keeps its place and gets the new content."""
-        rows = [
-            cls(
-                execution=execution,
-                step=entry["step"],
-                n=entry["n"],
-                attempt=execution.attempt,
-                position=position,
-                data={key: value for key, value in entry.items() if key not in ("step", "n")},
-            )
-            for position, entry in entries
-        ]
+        rows = [cls._row(execution, execution.attempt, position, entry) for position, entry in entries]
         if rows:
             cls.objects.bulk_create(
                 rows, update_conflicts=True, unique_fields=["execution", "step", "n"], update_fields=["data"]
             )
+
+    @classmethod
+    def keep_shown(cls, execution: Execution, shown: Iterable[EntryView]) -> None:
+        """Store what watchers saw, in their order, of an execution that ended under its worker's hands.
+
+        The worker is fenced out by now, with the entries of the steps that it did not finish.
+        """
+        stored = {(entry.step, entry.n): entry for entry in execution.entries.all()}
+        attempt, position = 1, 0
+        rows = []
+        for view in shown:
+            if known := stored.get((view["step"], view["n"])):
+                attempt, position = known.attempt, known.position
+                continue
+            position += 1  # at most its own: what follows it and is stored has a higher one
+            rows.append(cls._row(execution, attempt, position, view))
+        cls.objects.bulk_create(rows, ignore_conflicts=True)
+
+    @classmethod
+    def _row(cls, execution: Execution, attempt: int, position: int, entry: EntryView) -> "Entry":
+        return cls(
+            execution=execution,
+            step=entry["step"],
+            n=entry["n"],
+            attempt=attempt,
+            position=position,
+            data={key: value for key, value in entry.items() if key not in ("step", "n")},
+        )
 
     def event(self) -> Event:
         event: Event = {"step": self.step, "n": self.n, **self.data}

@@ -14,10 +14,10 @@ from django.db import Error, connection, transaction
 from psycopg_pool import PoolTimeout
 
 from main import bells
-from main.channel import announce_end, with_redis
+from main.channel import announce_end, history, with_redis
 from main.engine import work, workplace
 from main.leases import HEARTBEAT, heart, with_database, worker_name
-from main.models import Execution, WorkerBeat
+from main.models import Entry, Execution, WorkerBeat
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,10 @@ def sweep() -> None:
 
 
 def announce_outside_end(execution: Execution) -> None:
-    """Tell watchers how an execution ended that did not end by its own worker."""
+    """Tell watchers how an execution ended that did not end by its own worker, and keep what they have seen."""
     execution.refresh_from_db()
+    if shown := history(str(execution.id)):
+        Entry.keep_shown(execution, shown.entries.values())
     stored = execution.snapshot()
     connection.close()
     announce_end(str(execution.id), execution.attempt, execution.result_event(), stored)
