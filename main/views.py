@@ -1,5 +1,6 @@
 """The web side: start, list, show, watch, cancel. Thin: the verbs are the models', the stream is the pump's."""
 
+import re
 import uuid
 from typing import Any
 
@@ -221,12 +222,10 @@ class EntryDetail(APIView):
 
     def get(self, request: Request, execution_id: str) -> Response:
         execution = _visible(request, execution_id)
-        number = request.query_params.get("n", "")
-        entry = Entry.objects.filter(
-            execution=execution,
-            step=request.query_params.get("step", ""),
-            n=int(number) if number.isdecimal() else -1,
-        ).first()
+        step, number = request.query_params.get("step", ""), request.query_params.get("n", "")
+        if not re.fullmatch("[0-9]{1,9}", number) or "\x00" in step:
+            raise NotFound("There is no such entry.")
+        entry = Entry.objects.filter(execution=execution, step=step, n=int(number)).first()
         if entry is None:
             raise NotFound("There is no such entry.")
         return Response(entry.data)
