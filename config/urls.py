@@ -5,6 +5,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.urls import URLPattern, path
+from django.views.generic import RedirectView
 from django.views.i18n import JavaScriptCatalog
 
 from main import views
@@ -30,6 +31,7 @@ urlpatterns = [
     *both("docs/<slug:name>/", views.document, "document"),
     *both("health/", views.health, "health"),
     *both("jsi18n/", JavaScriptCatalog.as_view(), "javascript_catalog"),
+    path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
 ]
 

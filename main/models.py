@@ -483,9 +483,13 @@ class Entry(models.Model):
 class WorkerBeat(models.Model):
     """A worker process, and when it last asked the database for work. `manage.py doctor` reads it."""
 
-    name = models.CharField(primary_key=True, max_length=200)
-    kind = models.CharField(max_length=20)
-    beat_at = models.DateTimeField()
+    name = models.CharField(_("name"), primary_key=True, max_length=200)
+    kind = models.CharField(_("kind"), max_length=20)
+    beat_at = models.DateTimeField(_("last asked for work"))
+
+    class Meta:
+        verbose_name = _("worker")
+        verbose_name_plural = _("workers")
 
     def __str__(self) -> str:
         return self.name
