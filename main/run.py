@@ -5,27 +5,35 @@ returned, and a channel, which carries what happens to watchers. A flow says wha
 thread; what LangChain does inside a step is reported by itself (see tracing.py).
 """
 
+import hashlib
 import logging
+import math
 import random
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 from urllib.parse import quote, unquote
 
 from main import values
 from main.errors import Failure, FlowError, classify_error
 from main.events import MAX_NAME_LENGTH, MAX_STATUS_LENGTH, Entry, Event, without_large_data
 
+if TYPE_CHECKING:
+    from langchain_core.runnables import Runnable
+
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 MAX_MESSAGE_LENGTH = 4000
-# Seconds before the second try of a step; doubled for each further one, up to the longest.
-FIRST_PAUSE = 0.5
+# A key is in every event of its step and in an index of PostgreSQL, which takes 2,700 bytes.
+MAX_KEY_BYTES = 500
+# Seconds before the second try of a step, at most; doubled for each further one, up to the longest.
+FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 
 _NOTHING: Any = object()
@@ -109,12 +117,12 @@ class Run:
         self._channel = channel
         self._expected_steps = expected_steps
         self._step_retries = step_retries
-        self._begun_steps = begun_steps
+        self._begun_steps = set(begun_steps)
         self._lock = threading.Lock()
         self._top = _Step(key="", name="")
-        self._left: list[tuple[int, Entry]] = []
+        self._left: dict[str, list[tuple[int, Entry]]] = {}
         self._position = 0
-        self._finished_steps = 0
+        self._finished_steps: set[str] = set()
         self._progress = progress
         self._stop = threading.Event()
         self._stop_reason = ""
@@ -122,7 +130,13 @@ class Run:
 
     # What a flow calls
 
-    def step(self, name: str, what: Callable[..., Result] | Any, input: Any = _NOTHING) -> Result:
+    @overload
+    def step(self, name: str, what: Callable[..., Result], input: Any = ...) -> Result: ...
+
+    @overload
+    def step(self, name: str, what: "Runnable[Any, Result]", input: Any = ...) -> Result: ...
+
+    def step(self, name: str, what: Any, input: Any = _NOTHING) -> Any:
         """Do a named part of the flow once, and return its result.
 
         `what` is a callable or any LangChain Runnable; it is called with `input`, or with nothing. The result is
@@ -134,7 +148,8 @@ class Run:
         """
         with self._opened(name) as step:
             fingerprint = "" if input is _NOTHING else values.fingerprint(input)
-            if recorded := self._journal.recall(step.key):
+            recorded = self._journal.recall(step.key)
+            if recorded:
                 return self._replayed(step, recorded, fingerprint)
             return self._performed(step, what, input, fingerprint)
 
@@ -166,14 +181,13 @@ class Run:
 
         Raises ResultError for what has no JSON form.
         """
-        name = step_name or self._here().name or tool
         self._add(
             {
                 "type": "tool_result",
                 "step": "",
                 "n": 0,
-                "step_name": name,
-                "tool": tool,
+                "step_name": _as_name(step_name or self._here().name or tool),
+                "tool": _as_name(tool),
                 "data": values.plain(data),
             }
         )
@@ -219,7 +233,7 @@ class Run:
     def unfiled_entries(self) -> list[tuple[int, Entry]]:
         """Return the entries that no finished step took into the journal, by position."""
         with self._lock:
-            return [*self._top.entries, *self._left]
+            return [*self._top.entries, *(entry for entries in self._left.values() for entry in entries)]
 
     # How a step is done
 
@@ -229,7 +243,7 @@ class Run:
         if self._stop_at_step:
             raise Stopped(self._stop_reason)
         parent = self._here()
-        step = self._new_step(parent, name[:MAX_NAME_LENGTH])
+        step = self._new_step(parent, _as_name(name))
         token = _current.set(step)
         try:
             yield step
@@ -239,6 +253,8 @@ class Run:
                 parent.open.discard(step.name)
 
     def _new_step(self, parent: _Step, name: str) -> _Step:
+        if not name.strip():
+            raise FlowError("A step was begun without a name.", type="flow")
         with self._lock:
             if name in parent.open:
                 raise FlowError(
@@ -248,9 +264,7 @@ class Run:
                 )
             parent.open.add(name)
             ordinal = parent.children[name] = parent.children.get(name, 0) + 1
-        own = quote(name, safe=" ")  # neither "/" nor "#" is left in it
-        own += f"#{ordinal}" if ordinal > 1 else ""
-        return _Step(key=f"{parent.key}/{own}" if parent.key else own, name=name)
+        return _Step(key=_key(parent.key, name, ordinal), name=name)
 
     def _replayed(self, step: _Step, recorded: Recorded, fingerprint: str) -> Any:
         if recorded.fingerprint != fingerprint:
@@ -259,16 +273,22 @@ class Run:
                 "earlier attempt: what it decides by must come from a step.",
                 type="flow",
             )
-        self._count_step()
-        return values.load(recorded.result)
+        self._count(step)
+        try:
+            return values.load(recorded.result)
+        except Exception as error:
+            raise FlowError(
+                f"What the step “{step.name}” returned before cannot be read back: the flow's code has changed since. "
+                "Run it again from the start.",
+                type="flow",
+            ) from error
 
     def _performed(self, step: _Step, what: Any, given: Any, fingerprint: str) -> Any:
         started_at = datetime.now(UTC)
-        self._tell_step(step, "running", restarted=step.key in self._begun_steps)
+        self._tell_step(step, "running", restarted=self._begins_again(step))
         self.log(f"▶ {step.name}")
-        result, tries = self._tried(step, what, given)
-        kept = values.checked(result, step.name)
-        self._count_step()
+        result, kept, tries = self._tried(step, what, given)
+        self._count(step)
         with self._lock:
             entries = list(step.entries)
         self._journal.record(
@@ -277,11 +297,21 @@ class Run:
         self._tell_step(step, "done")
         return result
 
-    def _tried(self, step: _Step, what: Any, given: Any) -> tuple[Any, int]:
+    def _begins_again(self, step: _Step) -> bool:
+        """Note that a step begins; say whether it had begun before, in this attempt or an earlier one."""
+        with self._lock:
+            self._left.pop(step.key, None)  # what a failed try left is replaced
+            again = step.key in self._begun_steps
+            self._begun_steps.add(step.key)
+            return again
+
+    def _tried(self, step: _Step, what: Any, given: Any) -> tuple[Any, Any, int]:
+        """Do the step until it succeeds; return its result, what is kept of it, and the number of tries."""
         tries = 1
         while True:
             try:
-                return _invoked(self, step, what, given), tries
+                result = _invoked(self, step, what, given)
+                return result, values.checked(result, step.name), tries
             except Exception as error:
                 failure = classify_error(error)
                 if not failure.retryable or tries > self._step_retries:
@@ -292,20 +322,22 @@ class Run:
                 tries += 1
 
     def _pause_before_retry(self, step: _Step, failure: Failure, tries: int) -> None:
-        pause = failure.retry_after or random.uniform(0.5, 1.0) * FIRST_PAUSE * 2**tries  # noqa: S311
+        pause = failure.retry_after or random.uniform(0.5, 1.0) * FIRST_PAUSE * 2 ** (tries - 1)  # noqa: S311
         pause = min(pause, LONGEST_PAUSE)
         logger.info("execution %s: step %r, try %d: %s", self.id, step.name, tries, failure.type)
         with self._lock:
             step.entries.clear()
             step.children.clear()  # finished steps inside it have the same keys again, and are not done again
         self._tell_step(step, "running", restarted=True)
-        self.log(f"↻ {failure.message} Trying again in {pause:.0f} s ({tries} of {self._step_retries}).")
+        self.log(
+            f"↻ {failure.message} Trying again in {math.ceil(pause)} s ({tries} of {self._step_retries})."
+        )
         self.wait(pause)
 
     def _give_up(self, step: _Step) -> None:
         """Leave the entries of a failed step to the end of the execution, which keeps them."""
         with self._lock:
-            self._left.extend(step.entries)
+            self._left[step.key] = list(step.entries)
 
     # How it is told
 
@@ -335,24 +367,39 @@ class Run:
             event["restarted"] = True
         self._channel.send(event)
 
-    def _count_step(self) -> None:
+    def _count(self, step: _Step) -> None:
         with self._lock:
-            self._finished_steps += 1
-            done = self._finished_steps
+            self._finished_steps.add(step.key)  # once, also where the step around it is tried again
+            done = len(self._finished_steps)
         share = done / max(self._expected_steps, done) if self._expected_steps else 1 - 1 / (done + 1)
         self._advance(min(int(100 * share), 99))
 
     def _advance(self, percent: int) -> None:
+        percent = min(percent, 100)
         with self._lock:
             if percent <= self._progress:
                 return
             self._progress = percent
-        self._channel.send({"type": "progress", "progress": min(percent, 100)})
+        self._channel.send({"type": "progress", "progress": percent})
 
 
 def entry_address(execution_id: str, step: str, n: int) -> str:
     """Return where an entry that is too large for a snapshot can be read whole."""
     return f"/api/v1/executions/{execution_id}/entry?step={quote(step)}&n={n}"
+
+
+def _as_name(text: object) -> str:
+    return values.clean_text(str(text))[:MAX_NAME_LENGTH]
+
+
+def _key(parent: str, name: str, ordinal: int) -> str:
+    """Return a step's key: the names on the way to it. A long way is replaced by its hash."""
+    own = re.sub("[%/#]", lambda found: f"%{ord(found[0]):02X}", name)
+    own += f"#{ordinal}" if ordinal > 1 else ""
+    key = f"{parent}/{own}" if parent else own
+    if len(key.encode()) <= MAX_KEY_BYTES:
+        return key
+    return f"{hashlib.sha256(parent.encode()).hexdigest()[:16]}/{own}"
 
 
 def step_name(key: str) -> str:

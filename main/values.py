@@ -229,8 +229,10 @@ def _load_object(kind: str, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if _is_message(value):
+        return clean_text(str(value.text))
     if isinstance(value, BaseModel):
-        return clean_text(str(value.text)) if _is_message(value) else _plain(value.model_dump(mode="json"))
+        return _plain(value.model_dump(mode="json"))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
     if isinstance(value, dict):

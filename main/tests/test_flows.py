@@ -8,12 +8,12 @@ import pytest
 
 from main.chat_models import chat_model
 from main.errors import classify_error
-from main.events import Entry, Event
 from main.flows import poem, web_search
 from main.markdown import render_markdown
 from main.registry import InputError, get_flow
-from main.run import Recorded, Run, StepRecord
+from main.run import Run
 from main.search import Hit
+from main.tests.memory import Channel, Journal
 from main.tests.providers import (
     HIT,
     GeminiServer,
@@ -24,37 +24,6 @@ from main.tests.providers import (
     refuses_the_key,
     says,
 )
-
-
-class Journal:
-    """A journal in memory."""
-
-    def __init__(self) -> None:
-        self.steps: list[StepRecord] = []
-
-    def recall(self, key: str) -> Recorded | None:
-        return next((Recorded(step.fingerprint, step.result) for step in self.steps if step.key == key), None)
-
-    def record(self, step: StepRecord) -> None:
-        self.steps.append(step)
-
-    def keep_entry(self, position: int, entry: Entry) -> None:
-        """Small entries are all there are here."""
-
-
-class Channel:
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def send(self, event: Event) -> None:
-        self.events.append(event)
-
-    def of(self, kind: str) -> list[Event]:
-        return [event for event in self.events if event["type"] == kind]
-
-    @property
-    def text(self) -> str:
-        return "".join(event["text"] for event in self.of("token"))
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from main.registry import (
     load_flows,
 )
 from main.run import Run
+from main.tests.memory import Channel, Journal
 from main.tests.platform import Process
 
 
@@ -54,7 +55,7 @@ def register() -> Iterator[None]:
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
     """Write modules into a new folder on the path, which are forgotten afterwards."""
     monkeypatch.syspath_prepend(tmp_path)
     known = set(sys.modules)
@@ -196,7 +197,7 @@ def test_handles_are_no_inputs() -> None:
 
     known = registered(handles_flow)
     assert list(known.schema["properties"]) == ["text"]
-    model, run = object(), Run("1", journal=Any, channel=Any)
+    model, run = object(), Run("1", journal=Journal(), channel=Channel())
     assert known.call(run, lambda: model, {"text": "x"}) == (run, model, "x")
 
 
@@ -207,7 +208,7 @@ def test_a_model_is_only_made_for_a_flow_that_asks_for_one() -> None:
     def no_model() -> Any:
         raise AssertionError
 
-    assert registered(alone_flow).call(Run("1", journal=Any, channel=Any), no_model, {}) == "done"
+    assert registered(alone_flow).call(Run("1", journal=Journal(), channel=Channel()), no_model, {}) == "done"
 
 
 @pytest.mark.parametrize("name", ["schema", "json", "_x", "copy", "self", "model_config", "dict", "input_x"])
@@ -217,7 +218,7 @@ def test_an_input_may_have_any_name(package: Callable[..., Path], name: str) -> 
     known = get_flow("name_flow")
     assert list(known.schema["properties"]) == known.schema["required"] == [name]
     assert known.validate({name: 3}) == {name: 3}
-    assert known.call(Run("1", journal=Any, channel=Any), Any, {name: 3}) == 3
+    assert known.call(Run("1", journal=Journal(), channel=Channel()), Any, {name: 3}) == 3
     assert list(refused(known, {f"input_{name}": 3})) == [name, f"input_{name}"]
 
 
