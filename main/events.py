@@ -18,6 +18,7 @@ counted), long texts are cut.
 `step` is the key of the step it belongs to, "" outside of steps; `n` counts the entries of that step from 0.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
@@ -36,6 +37,8 @@ MAX_STEPS = 40
 # A growing text is kept in pieces, and joined and cut when there are so many, or one of so many characters.
 MAX_PIECES = 256
 LARGE_PIECE = 1024
+# What a text begins with whose own beginning was cut off.
+CUT = "… "
 MAX_STATUS_LENGTH = 500
 MAX_NAME_LENGTH = 100
 
@@ -151,7 +154,7 @@ class Snapshot:
 
     def dump(self) -> dict[str, Any]:
         """Return it whole as JSON values, for `load`."""
-        texts = {step: "".join(parts) for step, parts in self.texts.items()}
+        texts = {step: _tail("".join(parts)) for step, parts in self.texts.items()}
         return {**self.public(), "id": str(self.id), "url": self.url, "texts": texts, "writing": self.writing}
 
     @classmethod
@@ -204,6 +207,8 @@ def merge(snapshot: Snapshot, stored: Snapshot) -> Snapshot:
     if not stored.is_final:
         stored.texts, stored.writing = snapshot.texts, snapshot.writing
         stored.status = snapshot.status
+    if stored.is_final:
+        _end_steps(stored)
     stored.omitted = max(snapshot.omitted, stored.omitted)
     stored.id = snapshot.id
     return stored
@@ -211,7 +216,7 @@ def merge(snapshot: Snapshot, stored: Snapshot) -> Snapshot:
 
 def without_large_data(data: Any, url: str) -> Any:
     """Return the data of a tool result, or `{"omitted_bytes", "url"}` where it is too large to be sent along."""
-    size = len(orjson.dumps(data))
+    size = _json_bytes(data)
     return data if size <= MAX_ENTRY_BYTES else {"omitted_bytes": size, "url": url}
 
 
@@ -240,7 +245,7 @@ def _fold_step(snapshot: Snapshot, event: Event) -> None:
     _forget_text(snapshot, key)
     snapshot.steps[key] = step
     while len(snapshot.steps) > MAX_STEPS or _steps_bytes(snapshot) > MAX_STEPS_BYTES:
-        del snapshot.steps[next(iter(snapshot.steps))]
+        del snapshot.steps[_least_wanted(snapshot.steps)]
 
 
 def _fold_entry(snapshot: Snapshot, event: Event) -> None:
@@ -249,9 +254,10 @@ def _fold_entry(snapshot: Snapshot, event: Event) -> None:
 
 
 def _fold_token(snapshot: Snapshot, event: Event) -> None:
+    if event["step"] not in snapshot.texts:  # of texts that grow at once one is shown, and not each in turn
+        snapshot.writing = event["step"]
     parts = snapshot.texts.setdefault(event["step"], [])
     parts.append(event["text"])
-    snapshot.writing = event["step"]
     if len(parts) >= MAX_PIECES or len(event["text"]) >= LARGE_PIECE:
         parts[:] = [_tail("".join(parts))]
 
@@ -263,9 +269,7 @@ def _fold_result(snapshot: Snapshot, event: Event) -> None:
         snapshot.final_result = _bounded(event.get("final_result"), snapshot.url)
     else:
         snapshot.error = event["error"]
-        for step in snapshot.steps.values():
-            if step["state"] == "running":
-                step["state"] = "failed"
+    _end_steps(snapshot)
     snapshot.texts.clear()
     snapshot.writing = None
 
@@ -284,19 +288,19 @@ _FOLDS = {
 def _add_entry(snapshot: Snapshot, entry: Entry) -> None:
     key = (entry["step"], entry["n"])
     if known := snapshot.entries.get(key):
-        snapshot.entries_bytes -= len(orjson.dumps(known))
+        snapshot.entries_bytes -= _json_bytes(known)
     snapshot.entries[key] = entry  # one that is already there keeps its place
-    snapshot.entries_bytes += len(orjson.dumps(entry))
+    snapshot.entries_bytes += _json_bytes(entry)
     while snapshot.entries_bytes > MAX_ENTRIES_BYTES and len(snapshot.entries) > 1:
         oldest = next(iter(snapshot.entries))
-        snapshot.entries_bytes -= len(orjson.dumps(snapshot.entries.pop(oldest)))
+        snapshot.entries_bytes -= _json_bytes(snapshot.entries.pop(oldest))
         snapshot.omitted += 1
 
 
 def _forget_entries(snapshot: Snapshot, step: str) -> None:
     """Drop the entries of a step that begins again; finished steps inside it keep theirs."""
     for key in [key for key in snapshot.entries if key[0] == step]:
-        snapshot.entries_bytes -= len(orjson.dumps(snapshot.entries.pop(key)))
+        snapshot.entries_bytes -= _json_bytes(snapshot.entries.pop(key))
 
 
 def _forget_text(snapshot: Snapshot, step: str) -> None:
@@ -305,20 +309,41 @@ def _forget_text(snapshot: Snapshot, step: str) -> None:
         snapshot.writing = next(reversed(snapshot.texts), None)
 
 
+def _end_steps(snapshot: Snapshot) -> None:
+    """Nothing runs on after the end: what did not finish has failed."""
+    for key, step in snapshot.steps.items():
+        if step["state"] == "running":
+            snapshot.steps[key] = {**step, "state": "failed"}
+
+
+def _least_wanted(steps: dict[str, StepView]) -> str:
+    """Return the oldest step that has ended, or else the oldest."""
+    return next((key for key, step in steps.items() if step["state"] != "running"), next(iter(steps)))
+
+
 def _steps_bytes(snapshot: Snapshot) -> int:
-    return len(orjson.dumps(list(snapshot.steps.values())))
+    return _json_bytes(list(snapshot.steps.values()))
 
 
 def _tail(text: str) -> str:
-    """Keep the end of a text that grew too long for a snapshot."""
-    if len(orjson.dumps(text)) <= MAX_TEXT_BYTES:
+    """Keep the end of a text that grew too long for a snapshot: as many of its characters as there is room for.
+
+    A text that grows on from its tail has the same tail as the whole.
+    """
+    if _fits(text):
         return text
-    text = text[-MAX_TEXT_BYTES:]
-    while (size := len(orjson.dumps(text))) > MAX_TEXT_BYTES:
-        text = text[len(text) * (size - MAX_TEXT_BYTES) // size + 1 :]
-    return f"… {text}"
+    text = text.removeprefix(CUT)[-MAX_TEXT_BYTES:]
+    return CUT + text[bisect_left(range(len(text)), True, key=lambda at: _fits(text[at:])) :]
+
+
+def _fits(text: str) -> bool:
+    return _json_bytes(text) <= MAX_TEXT_BYTES
+
+
+def _json_bytes(value: Any) -> int:
+    return len(orjson.dumps(value))
 
 
 def _bounded(value: Any, url: str) -> Any:
-    size = len(orjson.dumps(value))
+    size = _json_bytes(value)
     return value if size <= MAX_TEXT_BYTES else {"omitted_bytes": size, "url": url}
