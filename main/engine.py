@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from django.db import Error
+from django.db.models import Max
 
 from main import bells, values
 from main.channel import Publisher, history, page_address
@@ -130,7 +131,12 @@ class DatabaseJournal:
         with_database(keep, self.run)
 
     def _load(self) -> dict[str, Recorded]:
-        return {step.key: Recorded(step.fingerprint, step.result) for step in self._execution.steps.all()}
+        positions = dict(self._execution.entries.order_by().values_list("step").annotate(Max("position")))
+        known, position = {}, 0
+        for step in self._execution.steps.all():
+            position = max(position, positions.get(step.key, 0))
+            known[step.key] = Recorded(step.fingerprint, step.result, position)
+        return known
 
 
 def _run_to_its_end(flow: Flow, execution: Execution, run: Run, publisher: Publisher) -> None:

@@ -424,7 +424,7 @@ class Entry(models.Model):
     class Meta:
         verbose_name = _("entry")
         verbose_name_plural = _("entries")
-        ordering = ("attempt", "position")
+        ordering = ("position", "id")
         constraints = (
             models.UniqueConstraint(fields=("execution", "step", "n"), name="entry_once_per_step"),
         )
@@ -435,7 +435,7 @@ class Entry(models.Model):
     @classmethod
     def keep(cls, execution: Execution, entries: Iterable[tuple[int, EntryView]]) -> None:
         """Store entries by position; one that is there already keeps its place and gets the new content."""
-        rows = [cls._row(execution, execution.attempt, position, entry) for position, entry in entries]
+        rows = [cls._row(execution, position, entry) for position, entry in entries]
         if rows:
             cls.objects.bulk_create(
                 rows, update_conflicts=True, unique_fields=["execution", "step", "n"], update_fields=["data"]
@@ -448,23 +448,23 @@ class Entry(models.Model):
         The worker is fenced out by now, with the entries of the steps that it did not finish.
         """
         stored = {(entry.step, entry.n): entry for entry in execution.entries.all()}
-        attempt, position = 1, 0
+        position = 0
         rows = []
         for view in shown:
             if known := stored.get((view["step"], view["n"])):
-                attempt, position = known.attempt, known.position
+                position = known.position
                 continue
             position += 1  # at most its own: what follows it and is stored has a higher one
-            rows.append(cls._row(execution, attempt, position, view))
+            rows.append(cls._row(execution, position, view))
         cls.objects.bulk_create(rows, ignore_conflicts=True)
 
     @classmethod
-    def _row(cls, execution: Execution, attempt: int, position: int, entry: EntryView) -> "Entry":
+    def _row(cls, execution: Execution, position: int, entry: EntryView) -> "Entry":
         return cls(
             execution=execution,
             step=entry["step"],
             n=entry["n"],
-            attempt=attempt,
+            attempt=execution.attempt,
             position=position,
             data={key: value for key, value in entry.items() if key not in ("step", "n")},
         )

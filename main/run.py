@@ -49,6 +49,8 @@ class Recorded:
 
     fingerprint: str
     result: Any
+    position: int = 0
+    """The highest of an entry until it was finished: what follows it stands after that."""
 
 
 @dataclass
@@ -273,6 +275,8 @@ class Run:
                 "earlier attempt: what it decides by must come from a step.",
                 type="flow",
             )
+        with self._lock:
+            self._position = max(self._position, recorded.position)
         self._count(step)
         try:
             return values.load(recorded.result)

@@ -73,7 +73,7 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name': 'entry',
                 'verbose_name_plural': 'entries',
-                'ordering': ('attempt', 'position'),
+                'ordering': ('position', 'id'),
             },
         ),
         migrations.CreateModel(
