@@ -23,7 +23,6 @@ from pytest_django.plugin import DjangoDbBlocker
 from config.embedded import guarded
 from config.processes import commands
 from config.tests.waiting import wait_until
-from main.models import Execution
 from main.registry import load_flows
 
 FLOWS = ["main.tests.page_flows", "main.tests.engine_flows", "main.tests.stream_flows"]
@@ -59,6 +58,8 @@ class Process:
         """End it and its children as a crash would, and wait until they are gone."""
         os.killpg(os.getpgid(self.pid), signal.SIGKILL)
         self.guard.wait(PATIENCE)
+        assert self.guard.stdin
+        self.guard.stdin.close()
 
     def stop(self, seconds: float = PATIENCE) -> None:
         """End it as a deploy would; raises TimeoutExpired where that takes longer."""
@@ -137,7 +138,7 @@ class Platform:
     def __enter__(self) -> Self:
         try:
             wait_until(self._answers, PATIENCE)
-            wait_until(self._claims, PATIENCE)
+            self._work()
         except BaseException:
             self.stop()
             print(*(process.log.read_text() for process in self.processes.values()))  # noqa: T201 for the report
@@ -166,12 +167,12 @@ class Platform:
         except httpx.TransportError:
             return False
 
-    def _claims(self) -> bool:
-        """Both kinds of workers do what they are asked."""
-        if not hasattr(self, "_first"):
-            with self.visitor() as visitor:
-                self._first = [visitor.start(flow) for flow in ("count_flow", "cpu_count_flow")]
-        return Execution.objects.filter(id__in=self._first, state=Execution.State.SUCCESS).count() == 2
+    def _work(self) -> None:
+        """Wait until both kinds of workers do what they are asked."""
+        with self.visitor() as visitor:
+            asked = [visitor.start(flow) for flow in ("count_flow", "cpu_count_flow")]
+            for task_id in asked:
+                assert list(visitor.watch(task_id))[-1]["state"] == "SUCCESS"
 
 
 @pytest.fixture(scope="session")
