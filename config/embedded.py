@@ -28,7 +28,7 @@ USER = "api_ctm"
 PORT = "5432"  # a part of the socket's name, nothing listens on it
 # A unix socket's path may have 107 bytes on Linux and 103 elsewhere.
 LONGEST_SOCKET = 103
-# Seconds that the children of a killed owner get to end by themselves.
+# Seconds that the children of a killed owner get to end: by themselves, when asked, when killed.
 LEFTOVER_PATIENCE = 6.0
 GUARD = Path(__file__).with_name("guard.py")
 
@@ -197,7 +197,7 @@ def end_leftovers(local_dir: Path) -> None:
         for pid in holders(path):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-        if becomes_free(path, 3.0):
+        if becomes_free(path, LEFTOVER_PATIENCE):
             return
     pids = ", ".join(str(pid) for pid in holders(path))
     raise EmbeddedError(f"Processes of an earlier run still use {local_dir}: {pids}. End them first.")

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from config import embedded
-from config.embedded import children_lock, holders
+from config.embedded import becomes_free, children_lock
 from config.supervisor import Watched, watched
 from config.tests.development import Development
 from config.tests.waiting import wait_until
@@ -44,7 +44,7 @@ def assert_ends_well(development: Development, number: int) -> None:
 
 
 def assert_nothing_left(local_dir: Path) -> None:
-    assert holders(children_lock(local_dir)) == []
+    assert becomes_free(children_lock(local_dir), 0)
     assert not embedded.socket_dir(local_dir).exists()
     assert not embedded.is_running(local_dir)
 
@@ -129,7 +129,7 @@ def test_after_a_kill_everything_ends_by_itself_and_the_next_start_goes_on(empty
     with Development(empty_dir) as first:
         first.wait_until_ready()
         first.process.kill()
-        wait_until(lambda: not holders(children_lock(empty_dir)), 8)
+        assert becomes_free(children_lock(empty_dir), 8)
     with Development(empty_dir) as second:
         second.wait_until_ready()
         assert "Admin:" not in second.output  # that was printed by the first

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from config import embedded, servers
-from config.embedded import EmbeddedError, children_lock, holders
+from config.embedded import EmbeddedError, becomes_free, children_lock, holders
 from config.servers import Servers
 from config.tests.waiting import wait_until
 
@@ -39,21 +39,13 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """PostgreSQL's data after a first start, made once because that takes a second."""
-    folder = tmp_path_factory.mktemp("template")
-    with running(folder, redis=False):
-        pass
-    return folder / "postgres"
-
-
 @pytest.fixture
-def local_dir(empty_dir: Path, template: Path) -> Path:
-    """A LOCAL_DIR that was used before."""
-    empty_dir.mkdir(mode=0o700)
-    shutil.copytree(template, empty_dir / "postgres")
-    return empty_dir
+def local_dir(shared_dir: Path) -> Path:
+    """A LOCAL_DIR that was used before: a first start takes its time."""
+    if not (shared_dir / "postgres").exists():
+        with running(shared_dir):
+            pass
+    return shared_dir
 
 
 @contextmanager
@@ -90,6 +82,7 @@ def redis_client(local_dir: Path) -> "redis.Redis":
 
 
 def remember(local_dir: Path) -> None:
+    sql(local_dir, "DROP TABLE IF EXISTS kept")
     sql(local_dir, "CREATE TABLE kept (word text)")
     sql(local_dir, "INSERT INTO kept VALUES ('in PostgreSQL')")
     with redis_client(local_dir) as client:
@@ -137,7 +130,7 @@ def test_text_is_unicode(empty_dir: Path) -> None:
 def test_nothing_is_left_after_a_stop(empty_dir: Path) -> None:
     with running(empty_dir):
         remember(empty_dir)
-    assert holders(children_lock(empty_dir)) == []
+    assert becomes_free(children_lock(empty_dir), 0)
     assert not embedded.socket_dir(empty_dir).exists()
     with running(empty_dir):
         assert_remembered(empty_dir)
@@ -197,7 +190,7 @@ def test_data_survives_a_kill_of_everything(local_dir: Path) -> None:
 def test_the_servers_end_when_their_owner_is_killed(local_dir: Path) -> None:
     with owner(local_dir) as process:
         process.kill()
-        wait_until(lambda: not holders(children_lock(local_dir)), seconds=5)
+        assert becomes_free(children_lock(local_dir), 5)
 
 
 def test_a_new_owner_waits_for_what_a_killed_one_left(local_dir: Path) -> None:
@@ -335,11 +328,13 @@ def test_data_of_another_version_is_left_alone(empty_dir: Path) -> None:
 
 
 def test_why_a_server_does_not_start_is_shown(local_dir: Path) -> None:
-    with running(local_dir):
-        pass
-    (local_dir / "postgres" / "postgresql.conf").write_text("no_such_setting = on\n")
-    with pytest.raises(EmbeddedError, match="no_such_setting"), running(local_dir):
-        pass
+    changes = local_dir / "postgres" / "postgresql.auto.conf"
+    changes.write_text("no_such_setting = on\n")
+    try:
+        with pytest.raises(EmbeddedError, match="no_such_setting"), running(local_dir):
+            pass
+    finally:
+        changes.write_text("")
 
 
 # Root
