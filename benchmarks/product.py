@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -38,16 +38,21 @@ class NotStartedError(Exception):
 
 @dataclass
 class Product:
-    """The running product: where it listens, and its processes by name."""
+    """The running product: where it listens, and the guards of its processes, and of the databases, by name."""
 
     local_dir: Path
     port: int
     signed_in: Person
     guards: dict[str, psutil.Process]
+    databases: dict[str, psutil.Process]
 
     def processes(self, name: str) -> list[psutil.Process]:
         """Return a process of ours and its children; the guard that watches over it is not counted."""
         return self.guards[name].children(recursive=True)
+
+    def processor_seconds(self) -> dict[str, float]:
+        """Return by name how long each process and its children have computed, databases included."""
+        return {name: computed(guard) for name, guard in (self.guards | self.databases).items()}
 
     def count_executions(self) -> dict[str, int]:
         """Count by state what PostgreSQL has."""
@@ -79,7 +84,7 @@ def running_product(local_dir: Path) -> Iterator[Product]:
     """Start everything, wait until it is ready, and end it with the block."""
     with ExitStack() as stack:
         stack.enter_context(embedded.owned(local_dir))
-        stack.enter_context(Servers(local_dir, database_name=DATABASE))
+        servers = stack.enter_context(Servers(local_dir, database_name=DATABASE)).servers
         person = prepare(local_dir)
         port = free_port()
         guards = {
@@ -87,7 +92,8 @@ def running_product(local_dir: Path) -> Iterator[Product]:
             for name, command in commands(bind=f"127.0.0.1:{port}", web=WEB, io=IO, cpu=CPU).items()
         }
         wait_until_ready(local_dir, port, guards)
-        yield Product(local_dir, port, person, guards)
+        databases = {each.name: psutil.Process(each.process.pid) for each in servers if each.process}
+        yield Product(local_dir, port, person, guards, databases)
 
 
 def prepare(local_dir: Path) -> Person:
@@ -121,6 +127,15 @@ def child(name: str, command: list[str], local_dir: Path) -> Iterator[psutil.Pro
 
 def log_of(name: str, local_dir: Path) -> Path:
     return local_dir / f"{name}.log"
+
+
+def computed(guard: psutil.Process) -> float:
+    seconds = 0.0
+    for process in guard.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # PostgreSQL's come and go
+            times = process.cpu_times()
+            seconds += times.user + times.system
+    return seconds
 
 
 def wait_until_ready(local_dir: Path, port: int, guards: dict[str, psutil.Process]) -> None:
