@@ -50,11 +50,9 @@ class Supervisor:
         duties += [greet(host, port, welcome), self.revive_servers()]
         duties += [self.restart_on_change(self.watched.trees, recursive=True)]
         duties += [self.restart_on_change(self.watched.folders, recursive=False)]
-        everything = asyncio.gather(*duties)
-        for number in STOPS:
-            asyncio.get_running_loop().add_signal_handler(number, everything.cancel)
-        with suppress(asyncio.CancelledError):
-            await everything
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(duty) for duty in duties]
+            on_stop(lambda: [task.cancel() for task in tasks])
 
     async def restart_on_change(self, folders: list[Path], *, recursive: bool) -> None:
         try:
@@ -145,6 +143,20 @@ class Child:
     def end(self) -> None:
         if self.lifeline:
             self.lifeline.close()
+
+
+def on_stop(call: Callable[[], object]) -> None:
+    """Call this at the first signal of STOPS; the others are ignored, since the end takes seconds at most."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for number in STOPS:
+            loop.add_signal_handler(number, lambda: None)
+        call()
+
+    for number in STOPS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            loop.add_signal_handler(number, stop)
 
 
 def labelled(name: str, colour: int, width: int) -> Callable[[str], None]:

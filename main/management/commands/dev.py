@@ -6,8 +6,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from django.conf import settings
@@ -25,11 +24,12 @@ ADMIN = "admin@example.com"
 
 class Command(BaseCommand):
     help = "Run everything for development: databases, web server and workers, restarted when code changes."
-    requires_system_checks: list[str] = []  # migrate does them
+    requires_system_checks: list[str] = []  # `make lint` does them
 
     def handle(self, *_: Any, **__: Any) -> None:
+        end_by_signals()
         try:
-            with suppress(KeyboardInterrupt), ended_by_signals():
+            with suppress(KeyboardInterrupt):
                 run()
         except embedded.EmbeddedError as error:
             raise CommandError(str(error)) from error
@@ -43,30 +43,31 @@ def run() -> None:
             call_command("migrate", interactive=False, verbosity=0)
             welcome = f"{create_first_admin()}Ready on {url(host, port)}"
             connection.close()
-            supervisor = Supervisor(
-                child_commands(host, port),
-                servers,
-                settings.LOCAL_DIR,
-                watched(settings.BASE_DIR, settings.FLOW_MODULES),
-            )
-            asyncio.run(supervisor.run(reachable(host), port, welcome))
+            connection.close_pool()  # type: ignore[attr-defined]  PostgreSQL has one
+            asyncio.run(supervisor(servers, host, port).run(reachable(host), port, welcome))
+            ignore_signals()
 
 
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end us as Ctrl-C does, once: what cleans up is not to be interrupted."""
+def end_by_signals() -> None:
+    """Have a signal end us as Ctrl-C does, but once: what cleans up is not to be interrupted."""
 
     def interrupt(*_: Any) -> NoReturn:
-        ignore()
+        ignore_signals()
         raise KeyboardInterrupt
 
-    def ignore() -> None:
-        for number in STOPS:
-            signal.signal(number, signal.SIG_IGN)
-
     for number in STOPS:
-        signal.signal(number, interrupt)
-    yield
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, interrupt)
+
+
+def ignore_signals() -> None:
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def supervisor(servers: Servers, host: str, port: int) -> Supervisor:
+    folders = watched(settings.BASE_DIR, settings.FLOW_MODULES)
+    return Supervisor(child_commands(host, port), servers, settings.LOCAL_DIR, folders)
 
 
 def embedded_servers() -> Servers:
