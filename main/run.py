@@ -418,7 +418,7 @@ def _invoked(run: Run, step: _Step, what: Any, given: Any) -> Any:
 
     from main.tracing import Tracer
 
-    config = RunnableConfig(callbacks=[Tracer(run)], run_name=step.name)
+    config = RunnableConfig(callbacks=[Tracer(run, step.name)], run_name=step.name)
     if isinstance(what, Runnable):
         return what.invoke({} if given is _NOTHING else given, config)
     with set_config_context(RunnableConfig(callbacks=config["callbacks"])) as context:
