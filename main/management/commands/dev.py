@@ -43,7 +43,7 @@ def run() -> None:
             call_command("migrate", interactive=False, verbosity=0)
             welcome = f"{create_first_admin()}Ready on {url(host, port)}"
             connection.close()
-            connection.close_pool()  # type: ignore[attr-defined]  PostgreSQL has one
+            connection.close_pool()  # type: ignore[attr-defined]  # PostgreSQL has one
             asyncio.run(supervisor(servers, host, port).run(reachable(host), port, welcome))
             ignore_signals()
 
