@@ -6,6 +6,7 @@ hand-off header: the request ends, with its thread and its database connection, 
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from main.pump import HAND_OFF, Pump  # noqa: E402
 from main.registry import load_flows  # noqa: E402
 
 load_flows(["main.flows", *settings.FLOW_MODULES])
+gc.freeze()  # what is imported stays: a full collection would stop every stream to look at it again
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -43,7 +43,7 @@ elif "*" in ALLOWED_HOSTS:
 INSTALLED_APPS = [
     "accounts",
     "main",
-    "django.contrib.admin",
+    "django.contrib.admin.apps.SimpleAdminConfig",  # config/urls.py finds the admins: workers need none
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.postgres",
@@ -119,7 +119,13 @@ DATABASES["default"] |= {
     "CONN_MAX_AGE": 0,  # the pool keeps connections; each is given back as soon as it is not needed
     "CONN_HEALTH_CHECKS": True,
     "OPTIONS": {
-        "pool": {"min_size": 1, "max_size": env.int("DATABASE_POOL_SIZE", default=10), "timeout": 2},
+        "pool": {
+            "min_size": 1,
+            "max_size": env.int("DATABASE_POOL_SIZE", default=10),
+            "timeout": 2,
+            # The pool would wait twice as long before each try: after a minute's outage for another minute.
+            "reconnect_timeout": 2,
+        },
         "connect_timeout": 2,
     },
 }

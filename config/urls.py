@@ -17,6 +17,8 @@ def both(route: str, view: Callable[..., Any], name: str) -> list[URLPattern]:
     return [path(other, view), path(route, view, name=name)]
 
 
+admin.autodiscover()
+
 urlpatterns = [
     path("", views.home, name="home"),
     *both("start-task/", views.StartTask.as_view(), "start_task"),

@@ -12,6 +12,7 @@ Keys of an execution, all of which expire EVENT_RETENTION seconds after the last
 
 import heapq
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 REDIS_TIMEOUT = 0.3
 PAUSE_AFTER_FAILURE = 5.0
+# Seconds after its end for which an execution's last event is tried to be sent.
+LAST_RETRY = 60.0
 # Seconds for which tokens and log lines are gathered before they are sent, and between two writes of the meta.
 GATHER = 0.025
 META_INTERVAL = 0.25
@@ -153,6 +156,8 @@ class Publisher:
         self._meta_at = 0.0
         self._meta_due = False
         self._lost = False
+        self._retry_due = False
+        self._last_retry = math.inf
         self._closed = False
 
     def send(self, event: Event) -> None:
@@ -176,6 +181,7 @@ class Publisher:
         self.send(result)
         with self._waiting_lock:
             self._closed = True
+        self._last_retry = time.monotonic() + LAST_RETRY
         self.flush()
 
     def flush(self) -> None:
@@ -187,8 +193,8 @@ class Publisher:
             for event in numbered:
                 self.snapshot = fold(self.snapshot, event)
             self._meta_due = self._meta_due or bool(events)
-            if self._lost and numbered:
-                numbered = [self._whole_snapshot(numbered[-1])]
+            if self._lost and self._seq:
+                numbered = [self._whole_snapshot()]
             self._write(numbered)
 
     def _gather(self, event: Event) -> None:
@@ -204,8 +210,11 @@ class Publisher:
         event["id"] = str(EventId(self._attempt, self._seq))
         return event
 
-    def _whole_snapshot(self, last: Event) -> Event:
-        return {"id": last["id"], "type": "snapshot", "snapshot": self.snapshot.dump()}
+    def _whole_snapshot(self) -> Event:
+        """Return all that was lost in one event, with a number that Redis has not seen."""
+        event = self._numbered({"type": "snapshot", "snapshot": self.snapshot.dump()})
+        self.snapshot.id = EventId.parse(event["id"])
+        return event
 
     def _write(self, events: list[Event]) -> None:
         now = time.monotonic()
@@ -216,6 +225,7 @@ class Publisher:
         self._flushed_at = time.monotonic()
         if replies is None:
             self._lost = True
+            self._retry_later()
             return
         if any(isinstance(reply, ResponseError) and "equal or smaller" in str(reply) for reply in replies):
             self._on_superseded()
@@ -225,12 +235,24 @@ class Publisher:
         elif self._meta_due:
             _flusher().at(self._meta_at + META_INTERVAL, self.flush)
 
+    def _retry_later(self) -> None:
+        """Tell what was lost even where nothing more happens."""
+        if self._retry_due or time.monotonic() > self._last_retry:
+            return
+        self._retry_due = True
+        _flusher().at(time.monotonic() + PAUSE_AFTER_FAILURE, self._retry)
+
+    def _retry(self) -> None:
+        self._retry_due = False
+        if self._lost:
+            self.flush()
+
     def _pipelined(self, redis: "Redis[bytes]", events: list[Event], with_meta: bool) -> list[Any]:
         pipeline = redis.pipeline(transaction=False)
+        if with_meta:  # before the events: whoever misses some finds all of them in it
+            set_meta(pipeline, self.execution_id, self.snapshot)
         for event in events:
             add_event(pipeline, self.execution_id, event)
-        if with_meta:
-            set_meta(pipeline, self.execution_id, self.snapshot)
         return pipeline.execute(raise_on_error=False)
 
 
@@ -243,8 +265,8 @@ def announce_end(execution_id: str, attempt: int, result: Event, stored: Snapsho
 
     def write(redis: "Redis[bytes]") -> None:
         pipeline = redis.pipeline(transaction=False)
-        add_event(pipeline, execution_id, event)
         set_meta(pipeline, execution_id, snapshot)
+        add_event(pipeline, execution_id, event)
         pipeline.execute(raise_on_error=False)
 
     with_redis(write)

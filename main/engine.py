@@ -93,7 +93,7 @@ def execute(execution: Execution) -> None:
         journal=journal,
         channel=publisher,
         attempt=execution.attempt,
-        expected_steps=flow.steps or with_database(partial(steps_of_last_success, flow.name)),
+        expected_steps=flow.steps or partial(with_database, partial(steps_of_last_success, flow.name)),
         step_retries=flow.step_retries,
         progress=base.progress,
         begun_steps=begun,

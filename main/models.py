@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, TypedDict
 
+import orjson
 from django.conf import settings
 from django.db import connection, models, transaction
 from django.db.models.functions import Now
@@ -33,6 +34,9 @@ from main.run import StepRecord, Stopped, entry_address, step_name
 LEASE = 15
 # How many leases may run out before the execution is taken for the cause.
 MAX_CRASHES = 3
+
+
+LOST = "The execution ended or was taken over."
 
 
 class Fenced(Stopped):
@@ -218,7 +222,7 @@ class Execution(models.Model):
                 "SELECT 1 FROM main_execution WHERE id = %s AND attempt = %s AND state = 'RUNNING' FOR SHARE",
                 [self.id, self.attempt],
             ):
-                raise Fenced("The execution ended or was taken over.")
+                raise Fenced(LOST)
             yield
 
     def finish(
@@ -231,16 +235,18 @@ class Execution(models.Model):
         entries: Iterable[tuple[int, EntryView]] = (),
     ) -> None:
         """End this attempt's execution, with its last entries, in one transaction; raises Fenced."""
-        with self.fence():
-            Entry.keep(self, entries)
-            self._end(
+        with transaction.atomic():
+            # The UPDATE is its own fence: it happens only for the attempt that may still write.
+            if not self._end(
                 models.Q(attempt=self.attempt, state=self.State.RUNNING),
                 self.State.FAILURE if error else self.State.SUCCESS,
                 result=result,
                 error=error,
                 usage=usage or {},
                 chat_model=chat_model,
-            )
+            ):
+                raise Fenced(LOST)
+            Entry.keep(self, entries)
 
     def cancel(self) -> bool:
         """End an execution that has not ended yet; say whether this call did it."""
@@ -332,21 +338,19 @@ class Execution(models.Model):
     def _events(self) -> Iterator[Event]:
         if self.state != self.State.PENDING:
             yield {"type": "state", "state": "PROGRESS", "status": "Running"}
-        for step in self.steps.all():
+        steps = list(self.steps.only("execution_id", "key", "name", "progress"))
+        for step in steps:
             yield {"type": "step", "step": step.key, "name": step.name, "state": "done"}
             yield {"type": "progress", "progress": step.progress}
         entries = list(self.entries.all())
-        yield from self._unfinished_steps(entries)
+        # Steps that left entries and no result failed, or were under way at the end.
+        finished = {step.key for step in steps} | {""}
+        for key in dict.fromkeys(entry.step for entry in entries if entry.step not in finished):
+            yield {"type": "step", "step": key, "name": step_name(key), "state": "running"}
         for entry in entries:
             yield entry.event()
         if self.is_final:
             yield self.result_event()
-
-    def _unfinished_steps(self, entries: "list[Entry]") -> Iterator[Event]:
-        """The steps that left entries and no result: those that failed, or were under way at the end."""
-        finished = {step.key for step in self.steps.all()} | {""}
-        for key in dict.fromkeys(entry.step for entry in entries if entry.step not in finished):
-            yield {"type": "step", "step": key, "name": step_name(key), "state": "running"}
 
     def result_event(self) -> Event:
         """Return the event that ends the execution. To the contract, CANCELLED is a FAILURE."""
@@ -392,22 +396,46 @@ class Step(models.Model):
 
     @classmethod
     def record(cls, execution: Execution, step: StepRecord) -> None:
-        """Keep a finished step and its entries, behind the fence; raises Fenced."""
-        with execution.fence():
-            row = cls(
-                execution=execution,
-                key=step.key,
-                name=step.name,
-                attempt=execution.attempt,
-                tries=step.tries,
-                fingerprint=step.fingerprint,
-                result=step.result,
-                progress=step.progress,
-                started_at=step.started_at,
+        """Keep a finished step and its entries, behind the fence; raises Fenced.
+
+        One statement, because every step of every execution waits for it. Where the commit's answer got lost, the
+        same step is recorded again, and stays as it was.
+        """
+        recorded = _rows(
+            """
+            WITH held AS (
+                SELECT id, attempt FROM main_execution
+                WHERE id = %(execution)s AND attempt = %(attempt)s AND state = 'RUNNING' FOR SHARE
+            ), step AS (
+                INSERT INTO main_step
+                    (execution_id, key, name, attempt, tries, fingerprint, result, progress, started_at, finished_at)
+                SELECT id, %(key)s, %(name)s, attempt, %(tries)s, %(fingerprint)s, %(result)s::jsonb, %(progress)s,
+                    %(started_at)s, clock_timestamp()
+                FROM held ON CONFLICT DO NOTHING
+            ), entry AS (
+                INSERT INTO main_entry (execution_id, step, n, attempt, position, data, created_at)
+                SELECT held.id, shown.step, shown.n, held.attempt, shown.position, shown.data, clock_timestamp()
+                FROM held, jsonb_to_recordset(%(entries)s::jsonb)
+                    AS shown(step text, n integer, position integer, data jsonb)
+                ON CONFLICT (execution_id, step, n) DO UPDATE SET data = excluded.data
             )
-            # Where the commit's answer got lost, the same step is recorded again.
-            cls.objects.bulk_create([row], ignore_conflicts=True)
-            Entry.keep(execution, step.entries)
+            SELECT 1 FROM held
+            """,
+            {
+                "execution": execution.id,
+                "attempt": execution.attempt,
+                "key": step.key,
+                "name": step.name,
+                "tries": step.tries,
+                "fingerprint": step.fingerprint,
+                "result": orjson.dumps(step.result).decode(),
+                "progress": step.progress,
+                "started_at": step.started_at,
+                "entries": Entry.encode(step.entries),
+            },
+        )
+        if not recorded:
+            raise Fenced(LOST)
 
 
 class Entry(models.Model):
@@ -441,6 +469,15 @@ class Entry(models.Model):
                 rows, update_conflicts=True, unique_fields=["execution", "step", "n"], update_fields=["data"]
             )
 
+    @staticmethod
+    def encode(entries: Iterable[tuple[int, EntryView]]) -> str:
+        """Return entries by position as the JSON that `Step.record` takes apart."""
+        rows = [
+            {"step": entry["step"], "n": entry["n"], "position": position, "data": _data(entry)}
+            for position, entry in entries
+        ]
+        return orjson.dumps(rows).decode()
+
     @classmethod
     def keep_shown(cls, execution: Execution, shown: Iterable[EntryView]) -> None:
         """Store what watchers saw, in their order, of an execution that ended under its worker's hands.
@@ -466,7 +503,7 @@ class Entry(models.Model):
             n=entry["n"],
             attempt=execution.attempt,
             position=position,
-            data={key: value for key, value in entry.items() if key not in ("step", "n")},
+            data=_data(entry),
         )
 
     def event(self) -> Event:
@@ -519,7 +556,12 @@ class _clock(models.Func):
     output_field = models.DateTimeField()
 
 
-def _rows(sql: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
+def _data(entry: EntryView) -> dict[str, Any]:
+    """Return what an entry says, without the step and number that it is found by."""
+    return {key: value for key, value in entry.items() if key not in ("step", "n")}
+
+
+def _rows(sql: str, parameters: list[Any] | dict[str, Any]) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
         return cursor.fetchall()

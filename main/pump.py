@@ -23,8 +23,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from main.channel import REDIS_TIMEOUT, follow, meta_key, read_meta, stream_key
-from main.events import Event, EventId, Snapshot, fold, merge
+from main.channel import REDIS_TIMEOUT, follow, meta_key, page_address, read_meta, stream_key
+from main.events import LAST_SEQ, Event, EventId, Snapshot, fold, merge
 from main.leases import DATABASE_AWAY, with_database
 from main.models import Execution
 
@@ -49,8 +49,15 @@ LOOK_UP_WITHOUT_REDIS = 1.0
 # Seconds after which a client whose stream just ends shall come back, and the spread after a deploy.
 RETRY = 2.0
 RETRY_SPREAD = 2.0
+# Seconds that Redis may take for an answer before it is taken for hung.
+PING_PATIENCE = 1.0
 # A channel that is always subscribed, so that the connection lives while nothing is watched.
 IDLE_CHANNEL = "pump"
+
+
+def hand_off(execution: Execution) -> dict[str, str]:
+    """Return the header that hands the request of a watcher over."""
+    return {HAND_OFF: f"{execution.id} {execution.attempt}"}
 
 
 def encode_frame(snapshot: Snapshot) -> bytes:
@@ -92,6 +99,7 @@ class Watched:
     def __init__(self, execution_id: str) -> None:
         self.id = execution_id
         self.snapshot: Snapshot | None = None
+        self.whole = False  # the snapshot holds everything up to its number
         self.early: list[bytes] | None = []  # events that came while the snapshot was being read
         self.watchers: set[Watcher] = set()
         self.frame = b""
@@ -135,10 +143,15 @@ class Pump:
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
 
-    async def stream(self, execution_id: str, receive: Receive, send: Send) -> None:
-        """Serve one watcher until the execution ends, the client leaves, or the server does."""
+    async def stream(self, handed_over: str, receive: Receive, send: Send) -> None:
+        """Serve one watcher until the execution ends, the client leaves, or the server does.
+
+        `handed_over` is what `hand_off` wrote.
+        """
+        execution_id, _, attempt = handed_over.partition(" ")
+        waiting = attempt == "0"
         self._begin()
-        watched = await self._watch(execution_id)
+        watched = await self._watch(execution_id, waiting=waiting)
         watcher = Watcher()
         watched.watchers.add(watcher)
         leaving = asyncio.ensure_future(_notice_leaving(receive, watcher))
@@ -176,14 +189,17 @@ class Pump:
 
     # What is watched
 
-    async def _watch(self, execution_id: str) -> Watched:
+    async def _watch(self, execution_id: str, *, waiting: bool) -> Watched:
         """Return the execution with its snapshot read; the first watcher of it subscribes and reads."""
         watched = self._watched.get(execution_id)
         if watched is None:
             watched = self._watched[execution_id] = Watched(execution_id)
             try:
                 await self._subscribe(execution_id)
+                if waiting:  # nothing is stored of it yet, so the database need not be asked
+                    watched.snapshot = Snapshot(url=page_address(execution_id))
                 await self._read(watched)
+                watched.framed_at = 0.0  # the first frame holds up none
             finally:
                 watched.ready.set()
         await watched.ready.wait()
@@ -204,26 +220,34 @@ class Pump:
     async def _read(self, watched: Watched) -> None:
         """Read the snapshot, from Redis or else from PostgreSQL, and fold on what came meanwhile."""
         watched.early = [] if watched.early is None else watched.early
-        snapshot = await self._history(watched) or await self._stored(watched.id)
+        known, events = await self._known(watched)
+        if known is None:
+            known = follow(watched.id, None, events)
+        watched.whole = known is not None and _leads_to(known, events)
+        snapshot = known or watched.snapshot or await self._stored(watched.id)
         early, watched.early = watched.early, None
         if snapshot is None:
             return
-        watched.snapshot = follow(watched.id, snapshot, early)
+        watched.snapshot = follow(watched.id, snapshot, [*events, *early])
         watched.heard_at = time.monotonic()
         watched.make_frame()
 
-    async def _history(self, watched: Watched) -> Snapshot | None:
-        """Return what Redis knows of an execution, up to now; on from its own snapshot where there is one."""
+    async def _known(self, watched: Watched) -> tuple[Snapshot | None, list[bytes]]:
+        """Return the newest whole snapshot, if there is one, and the events after it that Redis has."""
+        snapshot = watched.snapshot if watched.whole else None
         if not self._redis or not self._connected.is_set():
-            return watched.snapshot
+            return snapshot, []
         try:
             async with asyncio.timeout(REDIS_TIMEOUT):
-                snapshot = watched.snapshot or read_meta(await self._redis.get(meta_key(watched.id)))
+                meta = read_meta(await self._redis.get(meta_key(watched.id)))
+                if meta and (snapshot is None or meta.id > snapshot.id):
+                    meta.progress = max(meta.progress, watched.snapshot.progress if watched.snapshot else 0)
+                    snapshot = meta
                 after = f"({snapshot.id}" if snapshot else "-"
                 events = await self._redis.xrange(stream_key(watched.id), after, "+")
         except (RedisError, OSError):
-            return watched.snapshot
-        return follow(watched.id, snapshot, [fields[b"e"] for _, fields in events])
+            return snapshot, []
+        return snapshot, [fields[b"e"] for _, fields in events]
 
     async def _stored(self, execution_id: str) -> Snapshot | None:
         try:
@@ -282,6 +306,18 @@ class Pump:
             settings.REDIS_URL, socket_connect_timeout=REDIS_TIMEOUT, retry=Retry(NoBackoff(), 0)
         )
         self._pubsub = self._redis.pubsub()
+        async with asyncio.timeout(PING_PATIENCE):
+            await self._redis.ping()
+
+    async def _notice_silence(self) -> None:
+        """Leave a Redis that hangs: that alone breaks no connection."""
+        if not self._redis or not self._connected.is_set():
+            return
+        try:
+            async with asyncio.timeout(PING_PATIENCE):
+                await self._redis.ping()
+        except (RedisError, OSError):
+            await self._disconnect()
 
     async def _heard(self, execution_id: str, encoded: bytes) -> None:
         watched = self._watched.get(execution_id)
@@ -292,7 +328,7 @@ class Pump:
             return
         watched.heard_at = time.monotonic()
         event: Event = orjson.loads(encoded)
-        if watched.snapshot is None or _leaves_gap(watched.snapshot, event):
+        if watched.snapshot is None or not watched.whole or _leaves_gap(watched.snapshot, event):
             await self._read(watched)
         if watched.snapshot:
             watched.snapshot = fold(watched.snapshot, event)
@@ -306,6 +342,7 @@ class Pump:
             await asyncio.sleep(LOOK_UP if self._connected.is_set() else LOOK_UP_WITHOUT_REDIS)
             try:
                 self._keep_alive()
+                await self._notice_silence()
                 await self._look_up()
             except DATABASE_AWAY:
                 logger.warning("the database is away; streams stay open")
@@ -338,6 +375,16 @@ class Pump:
 def _leaves_gap(snapshot: Snapshot, event: Event) -> bool:
     number = EventId.parse(event["id"])
     return number > snapshot.id and number != (snapshot.id.attempt, snapshot.id.seq + 1)
+
+
+def _leads_to(snapshot: Snapshot, events: list[bytes]) -> bool:
+    """Say whether nothing is missing between a snapshot and the events that Redis has after it."""
+    if not events:
+        return True
+    first: Event = orjson.loads(events[0])
+    number = EventId.parse(first["id"])
+    expected = snapshot.id.seq + 1 if number.attempt == snapshot.id.attempt else 1
+    return first["type"] == "snapshot" or number <= snapshot.id or number.seq in (expected, LAST_SEQ)
 
 
 def _stored_snapshot(execution_id: str) -> Snapshot | None:

@@ -107,7 +107,7 @@ class Run:
         journal: Journal,
         channel: Channel,
         attempt: int = 1,
-        expected_steps: int = 0,
+        expected_steps: int | Callable[[], int] = 0,
         step_retries: int = 3,
         progress: int = 0,
         begun_steps: frozenset[str] = frozenset(),
@@ -375,6 +375,8 @@ class Run:
         with self._lock:
             self._finished_steps.add(step.key)  # once, also where the step around it is tried again
             done = len(self._finished_steps)
+        if callable(self._expected_steps):  # looked up with the first step, not before the first event
+            self._expected_steps = self._expected_steps()
         share = done / max(self._expected_steps, done) if self._expected_steps else 1 - 1 / (done + 1)
         self._advance(min(int(100 * share), 99))
 

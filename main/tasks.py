@@ -10,12 +10,12 @@ import time
 import traceback
 from typing import Any
 
-from celery import shared_task
 from celery.signals import celeryd_after_setup, worker_process_init, worker_ready, worker_shutting_down
 from django.conf import settings
 from django.db import Error
 from psycopg_pool import PoolTimeout
 
+from config.celery import app
 from main import bells, engine, sweeper
 from main.chat_models import chat_model
 from main.errors import FlowError
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 GRACE = 4.0
 
 
-@shared_task(name=bells.TASK)
+@app.task(name=bells.TASK)
 def work(kind: str) -> None:
     """Answer a bell."""
     engine.work(kind)
@@ -72,6 +72,7 @@ def _warm_up() -> None:
         chat_model()
     except FlowError as error:
         logger.warning("%s", error)
+    gc.freeze()
 
 
 @worker_process_init.connect

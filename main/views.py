@@ -26,7 +26,7 @@ from main.chat_models import describe_chat_model
 from main.events import Snapshot
 from main.markdown import render_document, render_markdown
 from main.models import Entry, Execution
-from main.pump import EVENT_STREAM, HAND_OFF, encode_last_frame
+from main.pump import EVENT_STREAM, encode_last_frame, hand_off
 from main.registry import FLOW_REGISTRY, Flow, InputError, UnknownFlowError, get_flow
 from main.search import describe_search
 from main.sweeper import announce_outside_end
@@ -249,7 +249,7 @@ class TaskStatus(APIView):
     def get(self, request: Request, execution_id: str) -> HttpResponse:
         execution = _visible(request, execution_id)
         if not execution.is_final:
-            return HttpResponse(headers={HAND_OFF: str(execution.id)})
+            return HttpResponse(headers=hand_off(execution))
         if request.headers.get("Last-Event-ID") == "end":
             return HttpResponse(status=204)
         return HttpResponse(encode_last_frame(execution.snapshot()), headers=dict(EVENT_STREAM))
