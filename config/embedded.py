@@ -141,6 +141,11 @@ def owned(local_dir: Path) -> Iterator[Callable[[int], None]]:
     EmbeddedError names its process and port.
     """
     with usable(local_dir):
+        owner = local_dir.stat().st_uid
+        if os.geteuid() == 0 != owner:  # root's files in it would lock that user out
+            raise EmbeddedError(
+                f"{local_dir} belongs to user {owner}. Run as that user, or set another LOCAL_DIR."
+            )
         file = (local_dir / "lock").open("a+")
     with file:
         take(file, local_dir)

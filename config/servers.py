@@ -328,7 +328,7 @@ def choose_identity(binaries: Path, local_dir: Path) -> str:
     """Return as whom PostgreSQL runs (an identity of config/guard.py), since it refuses to run as root.
 
     In a user namespace everything stays root's own. Where the kernel forbids one, as in many containers, it
-    is the folder's owner or "nobody".
+    is "nobody".
     """
     if os.geteuid() != 0:
         return "same"
@@ -344,17 +344,15 @@ def user_namespaces_work(local_dir: Path) -> bool:
 
 
 def ordinary_user(binaries: Path, local_dir: Path) -> str:
-    owner = local_dir.stat()
-    uid, gid = (owner.st_uid, owner.st_gid) if owner.st_uid else (NOBODY, NOBODY)
     for folder in (local_dir, socket_dir(local_dir)):
         folder.chmod(0o711)
     for folder in (binaries, local_dir, socket_dir(local_dir)):
-        if closed := first_closed(folder, uid):
+        if closed := first_closed(folder, NOBODY):
             raise EmbeddedError(
-                f"PostgreSQL does not run as root, and user {uid}, as whom it would, may not enter {closed}. "
+                f"PostgreSQL does not run as root, and user {NOBODY}, as whom it would, may not enter {closed}. "
                 "Use an ordinary user, set LOCAL_DIR and VENV to folders open to all, or set DATABASE_URL."
             )
-    return f"{uid}:{gid}"
+    return f"{NOBODY}:{NOBODY}"
 
 
 def first_closed(folder: Path, uid: int) -> Path | None:

@@ -387,6 +387,16 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
             use()
 
 
+@as_root
+def test_root_leaves_the_folder_of_another_user_alone(empty_dir: Path) -> None:
+    empty_dir.mkdir()
+    os.chown(empty_dir, 1000, 1000)
+    with pytest.raises(EmbeddedError, match="belongs to user 1000"), running(empty_dir):
+        pass
+    assert list(empty_dir.iterdir()) == []
+    empty_dir.rmdir()
+
+
 # The secret key
 
 
