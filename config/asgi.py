@@ -87,7 +87,7 @@ class Application(BaseHandler):
             return problem(400, "The query is not UTF-8.")
         request.META["CONTENT_LENGTH"] = str(len(body))  # also where the client sent it in chunks
         response = self.get_response(request)
-        response._handler_class = type(self)
+        response._handler_class = type(self)  # type: ignore[attr-defined] the sender of its last signal
         try:
             return _whole(response)
         finally:
@@ -106,7 +106,8 @@ def _whole(response: HttpResponseBase) -> HttpResponse:
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes:
     """Return the body; it is counted while it is read, because Django would read all of it first."""
-    declared: bytes = dict(scope["headers"]).get(b"content-length", b"")
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > settings.MAX_BODY_BYTES:
         raise BodyTooLargeError
     body = b""
@@ -114,7 +115,8 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
-        body += message.get("body", b"")
+        part: bytes = message.get("body", b"")
+        body += part
         if len(body) > settings.MAX_BODY_BYTES:
             raise BodyTooLargeError
         if not message.get("more_body", False):

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import traceback
+from contextlib import suppress
 from typing import Any
 
 from celery.signals import celeryd_after_setup, worker_process_init, worker_ready, worker_shutting_down
@@ -26,7 +27,7 @@ from main.registry import load_flows
 logger = logging.getLogger(__name__)
 
 # Seconds that a stopped worker's runs have to come to their next step.
-GRACE = 4.0
+GRACE = 3.0
 
 
 @app.task(name=bells.TASK)
@@ -113,4 +114,6 @@ def _kill_children() -> None:
     from billiard import active_children
 
     for child in active_children():
-        os.kill(child.pid, signal.SIGKILL)
+        if child.pid:
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(child.pid, signal.SIGKILL)
