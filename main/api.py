@@ -74,7 +74,7 @@ class SessionAuthentication(authentication.SessionAuthentication):
 
     def authenticate(self, request: Request) -> tuple[Any, None] | None:
         self.enforce_csrf(request)
-        user = cast(HttpRequest, request._request).user
+        user = request._request.user
         return (user, None) if user.is_active else None
 
     def enforce_csrf(self, request: Request) -> None:
@@ -141,7 +141,7 @@ class AnonymousStartThrottle(throttling.BaseThrottle):
         who = [f"address:{client_address(request)}"]
         if session := request.COOKIES.get(settings.SESSION_COOKIE_NAME):
             who.append(f"session:{session}")
-        counts = with_redis(
+        counts: list[int] = with_redis(
             lambda redis: _count(redis, [f"starts:{each}:{int(minute)}" for each in who]), [0]
         )
         return max(counts) <= settings.ANONYMOUS_STARTS_PER_MINUTE

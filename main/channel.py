@@ -60,9 +60,9 @@ class RedisOptions(TypedDict):
 
 
 @cache
-def redis_client() -> "Redis[bytes]":
+def redis_client() -> Redis:
     """The process's client. One connection per thread that is using it at the moment."""
-    return Redis.from_url(  # type: ignore[no-any-return]
+    return Redis.from_url(
         settings.REDIS_URL,
         socket_timeout=REDIS_TIMEOUT,
         socket_connect_timeout=REDIS_TIMEOUT,
@@ -71,7 +71,7 @@ def redis_client() -> "Redis[bytes]":
     )
 
 
-def with_redis(what: Callable[["Redis[bytes]"], Any], default: Any = None) -> Any:
+def with_redis(what: Callable[[Redis], Any], default: Any = None) -> Any:
     """Do something with Redis and return what it gives, or the default where Redis does not answer."""
     global _silent_until
     if time.monotonic() < _silent_until:
@@ -99,12 +99,10 @@ def encode(event: Event) -> bytes:
 def history(execution_id: str) -> Snapshot | None:
     """Return the snapshot that Redis knows, up to the last event; None where it knows nothing whole."""
 
-    def read(redis: "Redis[bytes]") -> Snapshot | None:
-        meta = redis.get(meta_key(execution_id))
-        snapshot = read_meta(meta)
+    def read(redis: Redis) -> Snapshot | None:
+        snapshot = read_meta(redis.get(meta_key(execution_id)))
         after = f"({snapshot.id}" if snapshot else "-"
-        events = redis.xrange(stream_key(execution_id), after, "+")
-        return follow(execution_id, snapshot, [fields[b"e"] for _, fields in events])
+        return follow(execution_id, snapshot, read_events(redis.xrange(stream_key(execution_id), after, "+")))
 
     found: Snapshot | None = with_redis(read)
     return found
@@ -122,12 +120,17 @@ def follow(execution_id: str, snapshot: Snapshot | None, events: Iterable[bytes]
     return snapshot
 
 
-def read_meta(meta: bytes | None) -> Snapshot | None:
-    """Return the snapshot in a task meta, or None where there is none."""
-    if not meta:
+def read_events(rows: Any) -> list[bytes]:
+    """Return the encoded events in what XRANGE gave."""
+    return [fields[b"e"] for _, fields in rows]
+
+
+def read_meta(meta: Any) -> Snapshot | None:
+    """Return the snapshot in a task meta; None where there is none, or one of another version of this code."""
+    try:
+        return Snapshot.load(orjson.loads(meta)["snapshot"]) if meta else None
+    except (ValueError, LookupError, TypeError):
         return None
-    kept = orjson.loads(meta).get("snapshot")
-    return Snapshot.load(kept) if kept else None
 
 
 def page_address(execution_id: str) -> str:
@@ -247,7 +250,7 @@ class Publisher:
         if self._lost:
             self.flush()
 
-    def _pipelined(self, redis: "Redis[bytes]", events: list[Event], with_meta: bool) -> list[Any]:
+    def _pipelined(self, redis: Redis, events: list[Event], with_meta: bool) -> list[Any]:
         pipeline = redis.pipeline(transaction=False)
         if with_meta:  # before the events: whoever misses some finds all of them in it
             set_meta(pipeline, self.execution_id, self.snapshot)
@@ -263,7 +266,7 @@ def announce_end(execution_id: str, attempt: int, result: Event, stored: Snapsho
     snapshot = fold(history(execution_id) or stored, event)
     snapshot.id = number  # also where what is stored has the end in it
 
-    def write(redis: "Redis[bytes]") -> None:
+    def write(redis: Redis) -> None:
         pipeline = redis.pipeline(transaction=False)
         set_meta(pipeline, execution_id, snapshot)
         add_event(pipeline, execution_id, event)

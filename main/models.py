@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict, cast
 
 import orjson
 from django.conf import settings
@@ -356,7 +356,7 @@ class Execution(models.Model):
         """Return the event that ends the execution. To the contract, CANCELLED is a FAILURE."""
         if self.state == self.State.SUCCESS:
             return {"type": "result", "state": "SUCCESS", "status": "Done", "final_result": self.result}
-        error: ErrorDetail = self.error
+        error = cast(ErrorDetail, self.error)
         return {"type": "result", "state": "FAILURE", "status": error["message"], "error": error}
 
     @property
@@ -399,7 +399,7 @@ class Step(models.Model):
         """Keep a finished step and its entries, behind the fence; raises Fenced.
 
         One statement, because every step of every execution waits for it. Where the commit's answer got lost, the
-        same step is recorded again, and stays as it was.
+        same step is recorded again, and stays as it was. Entries that an earlier try left go.
         """
         recorded = _rows(
             """
@@ -418,6 +418,9 @@ class Step(models.Model):
                 FROM held, jsonb_to_recordset(%(entries)s::jsonb)
                     AS shown(step text, n integer, position integer, data jsonb)
                 ON CONFLICT (execution_id, step, n) DO UPDATE SET data = excluded.data
+            ), replaced AS (
+                DELETE FROM main_entry USING held
+                WHERE execution_id = held.id AND step = %(key)s AND n >= %(entry_count)s
             )
             SELECT 1 FROM held
             """,
@@ -432,6 +435,7 @@ class Step(models.Model):
                 "progress": step.progress,
                 "started_at": step.started_at,
                 "entries": Entry.encode(step.entries),
+                "entry_count": len(step.entries),
             },
         )
         if not recorded:
@@ -465,7 +469,7 @@ class Entry(models.Model):
         """Store entries by position; one that is there already keeps its place and gets the new content."""
         rows = [cls._row(execution, position, entry) for position, entry in entries]
         if rows:
-            cls.objects.bulk_create(
+            Entry.objects.bulk_create(
                 rows, update_conflicts=True, unique_fields=["execution", "step", "n"], update_fields=["data"]
             )
 
@@ -493,7 +497,7 @@ class Entry(models.Model):
                 continue
             position += 1  # at most its own: what follows it and is stored has a higher one
             rows.append(cls._row(execution, position, view))
-        cls.objects.bulk_create(rows, ignore_conflicts=True)
+        Entry.objects.bulk_create(rows, ignore_conflicts=True)
 
     @classmethod
     def _row(cls, execution: Execution, position: int, entry: EntryView) -> "Entry":
@@ -507,7 +511,7 @@ class Entry(models.Model):
         )
 
     def event(self) -> Event:
-        event: Event = {"step": self.step, "n": self.n, **self.data}
+        event = cast(Event, {"step": self.step, "n": self.n, **self.data})
         if "data" in event:
             event["data"] = without_large_data(event["data"], self.address)
         return event
@@ -564,7 +568,8 @@ def _data(entry: EntryView) -> dict[str, Any]:
 def _rows(sql: str, parameters: list[Any] | dict[str, Any]) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
-        return cursor.fetchall()
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
 
 
 def _hand_back(condition: str, parameters: list[Any]) -> list[str]:

@@ -23,7 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from main.channel import REDIS_TIMEOUT, follow, meta_key, page_address, read_meta, stream_key
+from main.channel import REDIS_TIMEOUT, follow, meta_key, page_address, read_events, read_meta, stream_key
 from main.events import LAST_SEQ, Event, EventId, Snapshot, fold, merge
 from main.leases import DATABASE_AWAY, with_database
 from main.models import Execution
@@ -244,10 +244,10 @@ class Pump:
                     meta.progress = max(meta.progress, watched.snapshot.progress if watched.snapshot else 0)
                     snapshot = meta
                 after = f"({snapshot.id}" if snapshot else "-"
-                events = await self._redis.xrange(stream_key(watched.id), after, "+")
+                events = read_events(await self._redis.xrange(stream_key(watched.id), after, "+"))
         except (RedisError, OSError):
             return snapshot, []
-        return snapshot, [fields[b"e"] for _, fields in events]
+        return snapshot, events
 
     async def _stored(self, execution_id: str) -> Snapshot | None:
         try:

@@ -358,9 +358,12 @@ def test_a_stop_ends_a_model_in_the_middle_of_its_answer(run: Run, channel: Chan
     "what", [says("x"), look, Shelf(), FakeListLLM(responses=["x"]), RunnableLambda(lambda _: None)]
 )
 def test_after_a_stop_nothing_more_is_called(run: Run, channel: Channel, what: Any) -> None:
-    stop: Any = RunnableLambda(lambda text: [run.stop("Enough."), text][1])
+    def stop(text: str) -> str:
+        run.stop("Enough.")
+        return text
+
     with pytest.raises(Stopped):
-        run.step("Stop", stop | what, "x")
+        run.step("Stop", RunnableLambda(stop) | what, "x")
     assert channel.of("token") == channel.of("tool_result") == []
 
 
