@@ -245,5 +245,6 @@ def _plain(value: Any) -> Any:
 
 def _is_message(value: Any) -> bool:
     """Say whether it is a LangChain message; there is none as long as nobody imported LangChain."""
-    messages = sys.modules.get("langchain_core.messages")
-    return messages is not None and isinstance(value, messages.BaseMessage)
+    module = sys.modules.get("langchain_core.messages.base")
+    base = getattr(module, "BaseMessage", None)  # not there yet while another thread imports it
+    return base is not None and isinstance(value, base)

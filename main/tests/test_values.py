@@ -363,6 +363,12 @@ def test_a_value_is_shown_as_plain_json(value: Any, shown: Any) -> None:
     orjson.dumps(values.plain(value))
 
 
+def test_a_value_is_shown_while_another_thread_imports_langchain(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = types.ModuleType("langchain_core.messages.base")
+    monkeypatch.setitem(sys.modules, begun.__name__, begun)
+    assert values.plain({"a": "b"}) == {"a": "b"}
+
+
 @pytest.mark.parametrize(
     "value",
     [threading.Lock(), [Document("a", metadata={"b": threading.Lock()})], {"key": SecretStr("hunter2")}],
