@@ -187,6 +187,14 @@ class Publisher:
         self._last_retry = time.monotonic() + LAST_RETRY
         self.flush()
 
+    def leave(self) -> None:
+        """Send what is waiting, and then nothing more: the execution is somebody else's now."""
+        self.flush()
+        with self._flush_lock, self._waiting_lock:
+            self._closed, self._waiting = True, []
+            self._lost = self._meta_due = False
+            self._last_retry = 0.0
+
     def flush(self) -> None:
         """Number and send what is waiting, and the task meta when that is due."""
         with self._flush_lock:

@@ -11,6 +11,7 @@ from typing import Any
 
 from django.db import Error
 from django.db.models import Max
+from psycopg_pool import PoolTimeout
 
 from main import bells, values
 from main.channel import Publisher, history, page_address
@@ -145,7 +146,7 @@ def _run_to_its_end(flow: Flow, execution: Execution, run: Run, publisher: Publi
         result = _result(flow, run, execution.inputs)
         _finish(execution, run, publisher, result=result)
     except Stopped as stop:
-        _stopped(execution, str(stop))
+        _stopped(execution, publisher, str(stop))
     except (Exception, SystemExit) as error:  # noqa: BLE001 whatever a flow raises is how its execution ended
         _failed(execution, run, publisher, error)
 
@@ -181,16 +182,17 @@ def _failed(execution: Execution, run: Run, publisher: Publisher, error: BaseExc
     try:
         _finish(execution, run, publisher, error=detail)
     except Stopped as stop:
-        _stopped(execution, str(stop))
+        _stopped(execution, publisher, str(stop))
 
 
-def _stopped(execution: Execution, reason: str) -> None:
+def _stopped(execution: Execution, publisher: Publisher, reason: str) -> None:
     """A stop from outside: where the execution is still this attempt's, another worker shall go on with it."""
     logger.info("execution %s: attempt %d stopped: %s", execution.id, execution.attempt, reason)
+    publisher.leave()
     try:
         if with_database(execution.hand_back):
             bells.ring(execution.kind)
-    except Error:
+    except (Error, PoolTimeout):
         logger.info("execution %s: its lease will run out by itself", execution.id)
 
 
