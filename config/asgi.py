@@ -87,7 +87,7 @@ class Application(BaseHandler):
             return problem(400, "The query is not UTF-8.")
         request.META["CONTENT_LENGTH"] = str(len(body))  # also where the client sent it in chunks
         response = self.get_response(request)
-        response._handler_class = type(self)  # type: ignore[attr-defined] the sender of its last signal
+        response._handler_class = type(self)  # type: ignore[attr-defined]  # its last signal
         try:
             return _whole(response)
         finally:

@@ -19,7 +19,7 @@ class StreamingServer(Server):
         super().handle_exit(sig, frame)
 
 
-class Worker(UvicornWorker):  # type: ignore[misc] it has no types
+class Worker(UvicornWorker):  # type: ignore[misc]  # it has no types
     CONFIG_KWARGS: dict[str, Any] = {
         "loop": "uvloop",
         "http": "httptools",
