@@ -200,6 +200,9 @@ class Pump:
                     watched.snapshot = Snapshot(url=page_address(execution_id))
                 await self._read(watched)
                 watched.framed_at = 0.0  # the first frame holds up none
+            except BaseException:
+                self._watched.pop(execution_id, None)  # the next watcher shall try anew
+                raise
             finally:
                 watched.ready.set()
         await watched.ready.wait()
