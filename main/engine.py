@@ -26,6 +26,9 @@ from main.run import MAX_MESSAGE_LENGTH, Recorded, Run, StepRecord, Stopped
 
 logger = logging.getLogger(__name__)
 
+# Seconds for which a database that is away is waited for with a hand-back: a lease that runs out is a crash.
+HAND_BACK_PATIENCE = 60.0
+
 
 class Workplace:
     """How much this process runs at once, and whether it still takes work."""
@@ -190,7 +193,7 @@ def _stopped(execution: Execution, publisher: Publisher, reason: str) -> None:
     logger.info("execution %s: attempt %d stopped: %s", execution.id, execution.attempt, reason)
     publisher.leave()
     try:
-        if with_database(execution.hand_back):
+        if with_database(execution.hand_back, patience=HAND_BACK_PATIENCE):
             bells.ring(execution.kind)
     except (Error, PoolTimeout):
         logger.info("execution %s: its lease will run out by itself", execution.id)

@@ -1,7 +1,8 @@
-"""What a worker process holds, and the thread that keeps it: the heartbeat.
+"""What a worker process holds, and what keeps it: the heartbeat.
 
 One thread per process renews all leases in one UPDATE every 4 s and learns what was lost. A process that could
-not renew for 12 s stops its own runs: after 15 s somebody else may have them.
+not renew for 12 s stops its own runs: after 15 s somebody else may have them. Another thread looks for that,
+because a database that hangs holds up the first.
 """
 
 import logging
@@ -9,12 +10,11 @@ import os
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from django.db import Error, InterfaceError, OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection
 from psycopg_pool import PoolTimeout
 
 from main.models import Claim, Execution
@@ -52,18 +52,22 @@ def be_child_of(parent_pid: int) -> None:
 _parent_pid = os.getpid()
 
 
-def with_database(what: Callable[[], Result], run: Run | None = None) -> Result:
+def with_database(what: Callable[[], Result], run: Run | None = None, patience: float = 0.0) -> Result:
     """Do something with the database and give the connection back, so that waiting for a model holds none.
 
-    With a run it waits for a database that is away until the run is stopped; then it raises Stopped.
+    For a database that is away it waits so many seconds; with a run until that is stopped, then it raises Stopped.
     """
+    until = time.monotonic() + patience
     while True:
         try:
             return what()
         except DATABASE_AWAY:
-            if run is None:
+            if run is not None:
+                run.wait(DATABASE_PAUSE)
+            elif time.monotonic() < until:
+                time.sleep(DATABASE_PAUSE)
+            else:
                 raise
-            run.wait(DATABASE_PAUSE)
         finally:
             connection.close()
 
@@ -72,23 +76,23 @@ class Heart:
     """The leases of one process."""
 
     def __init__(self) -> None:
-        self._runs: dict[tuple[uuid.UUID, int], Run] = {}
+        self._runs: dict[Claim, Run] = {}
         self._lock = threading.Lock()
         self._renewed_at = time.monotonic()
 
     @contextmanager
     def holding(self, execution: Execution, run: Run) -> Iterator[None]:
         """Keep the lease of an execution while its run goes on."""
-        key = (execution.id, execution.attempt)
+        claim = Claim(execution.id, execution.attempt)
         with self._lock:
             if not self._runs:
                 self._renewed_at = time.monotonic()  # nothing was held until now, so nothing was missed
-            self._runs[key] = run
+            self._runs[claim] = run
         try:
             yield
         finally:
             with self._lock:
-                self._runs.pop(key, None)
+                self._runs.pop(claim, None)
 
     @property
     def running(self) -> list[Run]:
@@ -96,28 +100,26 @@ class Heart:
             return list(self._runs.values())
 
     def beat(self) -> None:
-        """Renew all leases; stop the runs whose lease is lost, and all of them where renewing has long failed."""
+        """Renew all leases; stop the runs whose lease is lost."""
         with self._lock:
             held = dict(self._runs)
         if not held:
             return
-        claims = [Claim(id=id_, attempt=attempt) for id_, attempt in held]
-        try:
-            kept = with_database(lambda: Execution.renew_leases(claims))
-        except (Error, PoolTimeout) as error:
-            self._missed(held, error)
-            return
-        self._renewed_at = time.monotonic()
-        for (id_, attempt), run in held.items():
-            if id_ not in kept:
-                logger.info("execution %s: attempt %d is no longer ours", id_, attempt)
-                run.stop("The execution ended or was taken over.")
+        asked_at = time.monotonic()  # the leases count from no earlier than this
+        kept = with_database(lambda: Execution.renew_leases(held))
+        with self._lock:
+            self._renewed_at = asked_at
+        for claim in held.keys() - kept:
+            logger.info("execution %s: attempt %d is no longer ours", claim.id, claim.attempt)
+            held[claim].stop("The execution ended or was taken over.")
 
-    def _missed(self, held: dict[tuple[uuid.UUID, int], Run], error: BaseException) -> None:
+    def fence_itself(self) -> None:
+        """Stop all runs where renewing has long failed."""
         silent = time.monotonic() - self._renewed_at
-        logger.warning("no heartbeat for %.0f s: the database is away (%s)", silent, type(error).__name__)
-        if silent >= SELF_FENCE:
-            for run in held.values():
+        going_on = [run for run in self.running if not run.is_stopped]
+        if going_on and silent >= SELF_FENCE:
+            logger.warning("no heartbeat for %.0f s: %d runs are stopped", silent, len(going_on))
+            for run in going_on:
                 run.stop("The database was away for too long.")
 
 

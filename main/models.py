@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar, TypedDict, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import orjson
 from django.conf import settings
@@ -43,7 +43,7 @@ class Fenced(Stopped):
     """This attempt lost its execution: it ended elsewhere, or another attempt has it."""
 
 
-class Claim(TypedDict):
+class Claim(NamedTuple):
     """What a worker holds: an execution in one attempt."""
 
     id: uuid.UUID
@@ -200,19 +200,19 @@ class Execution(models.Model):
         return next(iter(claimed), None)
 
     @classmethod
-    def renew_leases(cls, claims: Iterable[Claim]) -> set[uuid.UUID]:
-        """Renew the leases of what a worker holds, in one UPDATE; return the ids that are still its own."""
+    def renew_leases(cls, claims: Iterable[Claim]) -> set[Claim]:
+        """Renew the leases of what a worker holds, in one UPDATE; return what is still its own."""
         held = list(claims)
         rows = _rows(
             """
             UPDATE main_execution SET lease_until = clock_timestamp() + %s * interval '1 second'
             FROM unnest(%s::uuid[], %s::int[]) AS held(id, attempt)
             WHERE main_execution.id = held.id AND main_execution.attempt = held.attempt AND state = 'RUNNING'
-            RETURNING main_execution.id
+            RETURNING main_execution.id, main_execution.attempt
             """,
-            [LEASE, [claim["id"] for claim in held], [claim["attempt"] for claim in held]],
+            [LEASE, [claim.id for claim in held], [claim.attempt for claim in held]],
         )
-        return {row[0] for row in rows}
+        return {Claim(*row) for row in rows}
 
     @contextmanager
     def fence(self) -> Iterator[None]:
@@ -315,8 +315,10 @@ class Execution(models.Model):
 
     @classmethod
     def _end_all(cls, condition: models.Q, error: ErrorDetail, **changes: Any) -> "list[Execution]":
-        due = cls.objects.filter(condition)
-        return [each for each in due if each._end(condition, cls.State.FAILURE, error=error, **changes)]
+        with transaction.atomic():
+            # A row that somebody has locked is left for the next time: one sweeper waits for it, and all would.
+            due = cls.objects.filter(condition).select_for_update(skip_locked=True)
+            return [each for each in due if each._end(condition, cls.State.FAILURE, error=error, **changes)]
 
     def _end(self, condition: models.Q, state: str, **changes: Any) -> bool:
         """The one UPDATE behind every end: it happens where the condition still holds."""

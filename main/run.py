@@ -92,6 +92,7 @@ class _Step:
     entries: list[tuple[int, Entry]] = field(default_factory=list)
     children: dict[str, int] = field(default_factory=dict)
     open: set[str] = field(default_factory=set)
+    failed_tries: list[str] = field(default_factory=list)
 
 
 _current: ContextVar[_Step | None] = ContextVar("current_step", default=None)
@@ -333,9 +334,11 @@ class Run:
             step.entries.clear()
             step.children.clear()  # finished steps inside it have the same keys again, and are not done again
         self._tell_step(step, "running", restarted=True)
-        self.log(
+        step.failed_tries.append(
             f"↻ {failure.message} Trying again in {math.ceil(pause)} s ({tries} of {self._step_retries})."
         )
+        for line in step.failed_tries:
+            self.log(line)
         self.wait(pause)
 
     def _give_up(self, step: _Step) -> None:

@@ -17,7 +17,7 @@ from main import bells
 from main.channel import announce_end, history, with_redis
 from main.engine import work, workplace
 from main.leases import HEARTBEAT, heart, with_database, worker_name
-from main.models import Entry, Execution, WorkerBeat
+from main.models import LEASE, Entry, Execution, WorkerBeat
 
 logger = logging.getLogger(__name__)
 
@@ -27,21 +27,33 @@ BELL_PATIENCE = 1.0
 # The advisory lock of the elected sweeper; any number that nothing else in this database uses.
 LOCK = 7_315_620_001
 
+_swept_at: float | None = None
+_patient_until = 0.0
+
 
 def begin() -> None:
     """Start this process's heart and sweeper."""
-    for name, what, pause in (("heart", heart.beat, HEARTBEAT), ("sweeper", sweep, SWEEP)):
+    threads = (
+        ("heart", heart.beat, HEARTBEAT),
+        ("fence", heart.fence_itself, 1.0),
+        ("sweeper", sweep, SWEEP),
+    )
+    for name, what, pause in threads:
         threading.Thread(target=_forever, args=(what, pause), name=name, daemon=True).start()
 
 
 def sweep() -> None:
     """Do everything once; a database that is away is waited for until the next time."""
+    global _swept_at
     with_database(lambda: WorkerBeat.beat(worker_name(), workplace.kind))
-    ended, waiting = with_database(_keep_promises)
-    for execution in ended:
+    ended = with_database(_keep_promises)
+    for execution in ended or ():
         announce_outside_end(execution)
-    _ring_for(waiting)
+    waiting = with_database(lambda: Execution.waiting(older_than=BELL_PATIENCE))
+    if ended is not None:
+        _ring_for(waiting)
     _look_for_work(waiting)
+    _swept_at = time.monotonic()
 
 
 def announce_outside_end(execution: Execution) -> None:
@@ -54,16 +66,27 @@ def announce_outside_end(execution: Execution) -> None:
     announce_end(str(execution.id), execution.attempt, execution.result_event(), stored)
 
 
-def _keep_promises() -> tuple[list[Execution], dict[str, int]]:
-    """Take back and end what is due, where this process is the elected one; count what waits."""
-    ended: list[Execution] = []
+def _keep_promises() -> list[Execution] | None:
+    """Take back and end what is due, and return what was ended; None where another process is the elected one."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK])
-        if cursor.fetchone() == (True,):
-            ended = [*Execution.end_overdue(), *Execution.end_poisonous()]
+        if cursor.fetchone() != (True,):
+            return None
+        ended = Execution.end_overdue()
+        if not _was_away():
+            ended += Execution.end_poisonous()
             Execution.take_back()
-            WorkerBeat.prune()
-    return ended, Execution.waiting(older_than=BELL_PATIENCE)
+        WorkerBeat.prune()
+        return ended
+
+
+def _was_away() -> bool:
+    """Say whether the database was out of reach lately: no heartbeat came through then, and no crash is in that."""
+    global _patient_until
+    now = time.monotonic()
+    if _swept_at is not None and now - _swept_at > 3 * SWEEP:
+        _patient_until = now + LEASE
+    return now < _patient_until
 
 
 def _ring_for(waiting: dict[str, int]) -> None:

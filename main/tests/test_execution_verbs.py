@@ -185,8 +185,8 @@ def test_a_heartbeat_renews_what_is_still_held() -> None:
     handed_back.hand_back()
     taken_over.hand_back()
     claim(), claim()
-    held = [Claim(id=each.id, attempt=each.attempt) for each in (mine, cancelled, handed_back, taken_over)]
-    assert Execution.renew_leases(held) == {mine.id}
+    held = [Claim(each.id, each.attempt) for each in (mine, cancelled, handed_back, taken_over)]
+    assert Execution.renew_leases(held) == {Claim(mine.id, 1)}
     assert LEASE - 5 < seconds_from_now(fresh(mine).lease_until) <= LEASE
     assert seconds_from_now(fresh(other).lease_until) < 0
     assert Execution.renew_leases([]) == set()
@@ -195,7 +195,7 @@ def test_a_heartbeat_renews_what_is_still_held() -> None:
 def test_a_lease_that_ran_out_but_was_not_taken_back_is_renewed() -> None:
     execution = claimed()
     let_expire(execution)
-    assert Execution.renew_leases([Claim(id=execution.id, attempt=1)]) == {execution.id}
+    assert Execution.renew_leases([Claim(execution.id, 1)]) == {Claim(execution.id, 1)}
     assert Execution.take_back() == []
 
 
@@ -203,7 +203,7 @@ def test_a_heartbeat_comes_too_late_for_what_was_taken_back() -> None:
     execution = claimed()
     let_expire(execution)
     assert Execution.take_back() == [KIND]
-    assert Execution.renew_leases([Claim(id=execution.id, attempt=1)]) == set()
+    assert Execution.renew_leases([Claim(execution.id, 1)]) == set()
 
 
 def test_heartbeat_and_sweeper_at_once_agree() -> None:
@@ -211,7 +211,7 @@ def test_heartbeat_and_sweeper_at_once_agree() -> None:
         execution = claimed()
         let_expire(execution)
         renewed, taken = at_once(
-            partial(Execution.renew_leases, [Claim(id=execution.id, attempt=1)]),
+            partial(Execution.renew_leases, [Claim(execution.id, 1)]),
             Execution.take_back,
         )
         assert bool(renewed) != bool(taken), (renewed, taken)
@@ -583,4 +583,4 @@ def test_a_snapshot_of_the_database_is_older_than_any_live_event() -> None:
 
 
 def test_ids_that_are_not_there_are_nobodys() -> None:
-    assert Execution.renew_leases([Claim(id=uuid.uuid4(), attempt=1)]) == set()
+    assert Execution.renew_leases([Claim(uuid.uuid4(), 1)]) == set()

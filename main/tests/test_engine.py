@@ -1,0 +1,712 @@
+"""From a claim to an end, in this process, with the real PostgreSQL and Redis."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from django.db import OperationalError, connection, transaction
+
+from config.tests.waiting import wait_until
+from main import bells, channel, engine, leases, sweeper
+from main.channel import history, redis_client, stream_key
+from main.engine import Workplace, execute, work
+from main.events import Entry as EntryView
+from main.events import Event
+from main.leases import Heart, heart, with_database, worker_name
+from main.models import LEASE, Claim, Entry, Execution, Step, WorkerBeat
+from main.registry import get_flow, load_flows
+from main.run import Run, Stopped
+from main.tests import rows
+from main.tests.memory import Channel, Journal
+from main.tests.rows import KIND, in_thread, let_expire, wait_for_lock, without_sweepers
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def alone(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep a running platform's sweepers away; this process elects its own."""
+    load_flows(["main.flows", "main.tests.engine_flows"])
+    monkeypatch.setattr(sweeper, "LOCK", sweeper.LOCK + 1)
+    monkeypatch.setattr(sweeper, "_swept_at", None)
+    monkeypatch.setattr(sweeper, "_patient_until", 0.0)
+    monkeypatch.setattr(channel, "_silent_until", 0.0)
+    with without_sweepers():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def workplace(monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    place = Workplace(KIND, capacity=2)
+    monkeypatch.setattr(engine, "workplace", place)
+    monkeypatch.setattr(sweeper, "workplace", place)
+    return place
+
+
+def waiting(flow: str = "count_flow", **inputs: Any) -> Execution:
+    return rows.waiting(flow, inputs=get_flow(flow).validate(inputs))
+
+
+def claim() -> Execution:
+    found = Execution.claim_next(KIND, worker_name())
+    assert found
+    return found
+
+
+def executed(flow: str, **inputs: Any) -> Execution:
+    """Run one attempt at a new execution of the flow and return what became of it."""
+    execution = waiting(flow, **inputs)
+    execute(claim())
+    return fresh(execution)
+
+
+def fresh(execution: Execution) -> Execution:
+    return Execution.objects.get(id=execution.id)
+
+
+def streamed(execution: Execution) -> list[Event]:
+    found: Any = redis_client().xrange(stream_key(str(execution.id)))
+    return [orjson.loads(fields[b"e"]) for _, fields in found]
+
+
+def ago(seconds: float) -> datetime:
+    return datetime.now(UTC) - timedelta(seconds=seconds)
+
+
+def calls(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+class Gate:
+    """An execution of `gate_flow` that waits in its second step, in a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.execution = waiting("gate_flow", folder=str(folder))
+        self.thread = self.attempt()
+
+    def attempt(self) -> "Future[None]":
+        """Claim it and run it in a thread, up to its gate."""
+        before = len(list(self.folder.glob("wait-*")))
+        attempt = in_thread(lambda: execute(claim()))
+        wait_until(lambda: len(list(self.folder.glob("wait-*"))) > before and self._is_told())
+        return attempt
+
+    def _is_told(self) -> bool:
+        known = history(str(self.execution.id))
+        return known is not None and ("Wait", 1) in known.entries and known.writing == "Wait"
+
+    @property
+    def run(self) -> Run:
+        return next(run for run in heart.running if run.id == str(self.execution.id))
+
+    def open(self) -> None:
+        (self.folder / "open").touch()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    gate = Gate(tmp_path)
+    yield gate
+    gate.open()
+    gate.thread.exception(20)
+    wait_until(lambda: not heart.running)
+
+
+# How an execution ends
+
+
+def test_a_success_has_its_result_steps_and_entries() -> None:
+    execution = executed("count_flow", to=4)
+    assert (execution.state, execution.result, execution.attempt) == ("SUCCESS", 6, 1)
+    assert [(step.key, step.result, step.progress) for step in execution.steps.all()] == [
+        ("List", [0, 1, 2, 3], 50),
+        ("Sum", 6, 99),
+    ]
+    assert [str(entry) for entry in execution.entries.all()] == ["▶ List", "▶ Sum"]
+
+
+def test_watchers_and_the_database_tell_the_same(tmp_path: Path) -> None:
+    (tmp_path / "open").touch()
+    execution = executed("gate_flow", folder=str(tmp_path))
+    known = history(str(execution.id))
+    assert known
+    assert known.public() == execution.snapshot().public()
+    assert known.public()["details"]["final_result"] == "first-1 wait-1"
+    assert [event["id"] for event in streamed(execution)] == [
+        f"1-{n}" for n in range(1, len(streamed(execution)) + 1)
+    ]
+
+
+def test_a_failure_says_a_sentence_and_keeps_secrets() -> None:
+    execution = executed("secret_flow")
+    assert execution.state == "FAILURE"
+    assert execution.error == {
+        "type": "error",
+        "message": "The flow failed because of an error in its code. The server's log has the details.",
+        "retryable": False,
+    }
+    assert "hunter2" not in str([execution.snapshot().dump(), streamed(execution), rows.everything()])
+    assert streamed(execution)[-1]["status"] == execution.error["message"]
+
+
+def test_a_failure_keeps_what_was_said_before_it() -> None:
+    execution = executed("flaky_flow", failures=9)
+    assert execution.error
+    assert (execution.error["type"], execution.error["retryable"]) == ("unavailable", True)
+    assert [str(entry) for entry in execution.entries.all()] == [
+        "↻ The oracle is asleep. Trying again in 1 s (1 of 2).",
+        "↻ The oracle is asleep. Trying again in 1 s (2 of 2).",
+    ]
+    assert execution.steps.count() == 0
+    known = history(str(execution.id))
+    assert known
+    assert known.public() == execution.snapshot().public()
+
+
+def test_a_step_that_is_tried_again_succeeds() -> None:
+    execution = executed("flaky_flow", failures=2)
+    assert (execution.state, execution.result) == ("SUCCESS", "an answer")
+    assert execution.steps.get().tries == 3
+
+
+def test_a_flow_that_nobody_knows_is_a_failure() -> None:
+    execution = rows.waiting("gone_flow")
+    execute(claim())
+    ended = fresh(execution)
+    assert ended.state == "FAILURE"
+    assert ended.error
+    assert (ended.error["type"], ended.error["retryable"]) == ("unknown_flow", False)
+    assert ended.error["message"].startswith("There is no flow “gone_flow”.")
+    assert streamed(execution)[-1]["error"] == ended.error
+
+
+def test_inputs_that_fit_no_more_are_a_failure() -> None:
+    execution = rows.waiting("count_flow", inputs={"to": "many"})
+    execute(claim())
+    assert fresh(execution).state == "FAILURE"
+
+
+def test_a_result_that_cannot_be_kept_is_a_failure_that_says_why() -> None:
+    execution = executed("odd_result_flow")
+    assert execution.error
+    assert execution.error["type"] == "result"
+    assert "“Odd” returned something that cannot be kept: lock is not JSON" in execution.error["message"]
+    assert [str(entry) for entry in execution.entries.all()] == ["▶ Odd"]
+
+
+def test_what_models_used_is_counted(settings: Any) -> None:
+    settings.CHAT_MODEL, settings.GEMINI_API_KEY, settings.DEMO_TOKEN_DELAY = "", "", 0.0
+    execution = executed("chain_flow", question="tides")
+    assert execution.state == "SUCCESS"
+    assert execution.chat_model == "Demo model"
+    assert execution.usage["output_tokens"] > 0
+    assert (executed("count_flow").chat_model, executed("count_flow").usage) == ("", {})
+
+
+def test_a_chain_that_is_returned_is_run_as_a_step(settings: Any) -> None:
+    settings.CHAT_MODEL, settings.GEMINI_API_KEY, settings.DEMO_TOKEN_DELAY = "", "", 0.0
+    execution = executed("chain_flow", question="tides")
+    assert execution.steps.get().name == "Chain"
+    assert [str(entry) for entry in execution.entries.all()] == [
+        "▶ Chain",
+        "▶ Find sources",
+        "lookup",
+        "▶ Build the prompt",
+    ]
+
+
+def test_without_redis_an_execution_goes_on(settings: Any) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1"
+    redis_client.cache_clear()
+    try:
+        began = time.monotonic()
+        assert executed("count_flow").result == 3
+        assert time.monotonic() - began < 3
+    finally:
+        redis_client.cache_clear()
+
+
+# A later attempt
+
+
+def test_a_later_attempt_does_finished_steps_no_more(gate: Gate, tmp_path: Path) -> None:
+    assert gate.execution.entries.count() == 1
+    let_expire(gate.execution)
+    assert Execution.take_back() == [KIND]
+    gate.open()
+    execute(claim())
+    ended = fresh(gate.execution)
+    assert (ended.state, ended.attempt, ended.crashes) == ("SUCCESS", 2, 1)
+    assert ended.result == "first-1 wait-2"
+    assert calls(tmp_path) == {"first-1", "wait-1", "wait-2", "open"}
+
+
+def test_a_later_attempt_repeats_no_entry_and_says_what_begins_again(gate: Gate) -> None:
+    shown = [str(entry.get("message") or entry["tool"]) for entry in known_entries(gate.execution)]
+    assert shown == ["Begun", "▶ First", "lookup", "▶ Wait", "Waiting for the gate"]
+    assert fresh(gate.execution).hand_back()
+    gate.open()
+    execute(claim())
+    gate.thread.result(20)
+    restarts = [event for event in streamed(gate.execution) if event.get("restarted")]
+    assert [(event["id"].partition("-")[0], event["step"]) for event in restarts] == [("2", "Wait")]
+    assert [str(entry) for entry in gate.execution.entries.all()] == shown
+    assert [entry.get("message") or entry["tool"] for entry in known_entries(gate.execution)] == shown
+    progress = [event["progress"] for event in streamed(gate.execution) if event["type"] == "progress"]
+    assert progress == sorted(progress)
+
+
+def known_entries(execution: Execution) -> list[EntryView]:
+    known = history(str(execution.id))
+    assert known
+    return list(known.entries.values())
+
+
+def test_a_later_attempt_begins_with_a_snapshot_where_redis_forgot(gate: Gate) -> None:
+    assert fresh(gate.execution).hand_back()
+    redis_client().delete(stream_key(str(gate.execution.id)), channel.meta_key(str(gate.execution.id)))
+    gate.open()
+    gate.thread.result(20)
+    redis_client().delete(stream_key(str(gate.execution.id)), channel.meta_key(str(gate.execution.id)))
+    execute(claim())
+    first = streamed(gate.execution)[0]
+    assert first["type"] == "snapshot"
+    assert [step["step"] for step in first["snapshot"]["details"]["steps"]] == ["First"]
+    shown = {(entry["step"], entry["n"]) for entry in known_entries(gate.execution)}
+    assert shown == set(fresh(gate.execution).snapshot().entries)
+    assert len(shown) == 5
+
+
+def test_a_fenced_attempt_writes_nothing_and_hands_nothing_back(gate: Gate) -> None:
+    assert fresh(gate.execution).hand_back()
+    second = claim()
+    before = rows.everything()
+    gate.open()
+    gate.thread.result(20)
+    assert rows.everything() == before
+    assert fresh(second).state == "RUNNING"
+
+
+def test_a_cancelled_attempt_stops_and_changes_nothing(gate: Gate) -> None:
+    assert fresh(gate.execution).cancel()
+    before = rows.everything()
+    heart.beat()
+    gate.thread.result(20)
+    assert rows.everything() == before
+
+
+def test_an_attempt_that_redis_knows_to_be_over_stops(gate: Gate) -> None:
+    assert fresh(gate.execution).hand_back()
+    claim()
+    redis_client().xadd(stream_key(str(gate.execution.id)), {"e": b"{}"}, id="2-1")
+    gate.run.log("one more")
+    wait_until(gate.thread.done)
+    assert fresh(gate.execution).attempt == 2
+
+
+def test_a_stopping_worker_lets_the_last_step_finish(gate: Gate) -> None:
+    gate.run.stop_at_step("The worker is stopping.")
+    gate.open()
+    gate.thread.result(20)
+    assert fresh(gate.execution).state == "SUCCESS", "its last step was under way"
+
+
+def test_a_run_that_stops_before_its_next_step_is_handed_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    execution = waiting("count_flow")
+    claimed = claim()
+    record = Step.record
+
+    def stop_after(row: Execution, step: Any) -> None:
+        record(row, step)
+        heart.running[0].stop_at_step("The worker is stopping.")
+
+    monkeypatch.setattr(Step, "record", stop_after)
+    execute(claimed)
+    back = fresh(execution)
+    assert (back.state, back.crashes, back.steps.get().key) == ("PENDING", 0, "List")
+    monkeypatch.undo()
+    execute(claim())
+    assert (fresh(execution).state, fresh(execution).attempt, fresh(execution).result) == ("SUCCESS", 2, 3)
+    assert [step.attempt for step in execution.steps.all()] == [1, 2]
+
+
+# A database that goes away
+
+
+def break_connections_that_wait() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+
+
+@pytest.mark.parametrize("where", ["in a step's record", "at the end"])
+def test_a_connection_that_breaks_is_survived(gate: Gate, where: str) -> None:
+    if where == "at the end":
+        Step.record(fresh(gate.execution), rows.step_record("Wait"))  # so that only the end writes
+    with transaction.atomic():
+        Execution.objects.select_for_update().get(id=gate.execution.id)
+        gate.open()
+        wait_for_lock()
+        break_connections_that_wait()
+    gate.thread.result(20)
+    ended = fresh(gate.execution)
+    assert (ended.state, ended.attempt) == ("SUCCESS", 1)
+    assert ended.steps.filter(key="Wait").count() == 1
+
+
+def test_without_a_run_an_error_is_told_at_once() -> None:
+    def fail() -> None:
+        raise OperationalError
+
+    with pytest.raises(OperationalError):
+        with_database(fail)
+
+
+def test_with_a_run_the_database_is_waited_for_until_the_run_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leases, "DATABASE_PAUSE", 0.01)
+    tries: list[int] = []
+    run = Run("7", journal=Journal(), channel=Channel())
+
+    def fail() -> str:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OperationalError
+        return "back"
+
+    assert with_database(fail, run) == "back"
+    run.stop("Enough.")
+    tries.clear()
+    with pytest.raises(Stopped):
+        with_database(fail, run)
+    assert len(tries) == 1
+
+
+def test_with_patience_the_database_is_waited_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "DATABASE_PAUSE", 0.01)
+    tries: list[int] = []
+
+    def fail() -> str:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OperationalError
+        return "back"
+
+    assert with_database(fail, patience=5) == "back"
+    tries.clear()
+    with pytest.raises(OperationalError):
+        with_database(fail, patience=0.0)
+
+
+def test_no_connection_is_held_between_two_uses() -> None:
+    assert with_database(lambda: Execution.objects.count()) == 0
+    assert connection.connection is None
+
+
+# The heart
+
+
+class OwnHeart(Heart, ExitStack):
+    """A heart that holds runs until its test ends."""
+
+    def __init__(self) -> None:
+        Heart.__init__(self)
+        ExitStack.__init__(self)
+
+    def holds(self, execution: Execution) -> Run:
+        run = Run(str(execution.id), journal=Journal(), channel=Channel())
+        self.enter_context(self.holding(execution, run))
+        return run
+
+
+@pytest.fixture
+def own() -> Iterator[OwnHeart]:
+    with OwnHeart() as heart:
+        yield heart
+
+
+def test_a_heart_renews_what_it_holds_and_stops_what_it_lost(own: OwnHeart) -> None:
+    kept, lost = rows.claimed(), rows.claimed()
+    run, lost_run = own.holds(kept), own.holds(lost)
+    let_expire(kept)
+    lost.cancel()
+    own.beat()
+    assert Execution.objects.get(lease_until__gt=datetime.now(UTC)) == kept
+    assert (run.is_stopped, lost_run.is_stopped) == (False, True)
+
+
+def test_a_heart_tells_two_attempts_apart(own: OwnHeart) -> None:
+    first = rows.claimed()
+    old = own.holds(first)
+    first.hand_back()
+    new = own.holds(claim())
+    own.beat()
+    assert (old.is_stopped, new.is_stopped) == (True, False)
+
+
+def test_a_heart_holds_a_run_for_as_long_as_it_goes_on(own: OwnHeart) -> None:
+    execution = rows.claimed()
+    run = Run("7", journal=Journal(), channel=Channel())
+    with own.holding(execution, run):
+        assert own.running == [run]
+    assert own.running == []
+    execution.cancel()
+    own.beat()
+    assert not run.is_stopped
+
+
+def test_a_heart_that_cannot_beat_stops_its_runs(own: OwnHeart, monkeypatch: pytest.MonkeyPatch) -> None:
+    execution = rows.claimed()
+    run = own.holds(execution)
+    monkeypatch.setattr(leases, "SELF_FENCE", 0.3)
+    own.beat()
+    own.fence_itself()
+    assert not run.is_stopped
+    with transaction.atomic():
+        Execution.objects.select_for_update().get(id=execution.id)
+        beat = in_thread(own.beat)
+        wait_for_lock()
+        wait_until(lambda: is_stopped_by(own, run), 5)
+        break_connections_that_wait()
+    with pytest.raises(OperationalError):
+        beat.result(5)
+
+
+def is_stopped_by(own: Heart, run: Run) -> bool:
+    own.fence_itself()
+    return run.is_stopped
+
+
+def test_a_heart_with_nothing_to_hold_has_missed_nothing(
+    own: OwnHeart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own, "_renewed_at", time.monotonic() - 1000)
+    own.fence_itself()
+    run = own.holds(rows.claimed())
+    own.fence_itself()
+    assert not run.is_stopped
+
+
+def test_after_an_outage_an_execution_is_handed_back_and_is_no_crash(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "DATABASE_PAUSE", 0.01)
+    let_expire(gate.execution)
+    monkeypatch.setattr(sweeper, "_swept_at", time.monotonic() - LEASE)
+    with transaction.atomic():
+        Execution.objects.select_for_update().get(id=gate.execution.id)
+        gate.run.stop("The database was away for too long.")
+        wait_for_lock()
+        break_connections_that_wait()
+    sweeper.sweep()
+    gate.thread.result(20)
+    back = fresh(gate.execution)
+    assert (back.state, back.crashes) == ("PENDING", 0)
+
+
+# Working
+
+
+def test_work_goes_on_until_nothing_waits() -> None:
+    executions = [waiting("count_flow", to=n) for n in range(5)]
+    assert work(KIND) == 5
+    assert [fresh(execution).state for execution in executions] == ["SUCCESS"] * 5
+    assert work(KIND) == 0
+
+
+def test_work_takes_no_more_than_there_is_room_for(tmp_path: Path, workplace: Workplace) -> None:
+    folders = [tmp_path / str(n) for n in range(5)]
+    for folder in folders:
+        folder.mkdir()
+        waiting("gate_flow", folder=str(folder))
+    workers = [in_thread(lambda: work(KIND)) for _ in range(2)]
+    wait_until(lambda: len(list(tmp_path.glob("*/wait-1"))) == 2)
+    assert workplace.free == 0
+    assert work(KIND) == 0
+    assert Execution.objects.filter(state="RUNNING").count() == 2
+    for folder in folders:
+        (folder / "open").touch()
+    assert sum(worker.result(20) for worker in workers) == 5
+    assert workplace.free == 2
+
+
+def test_a_closing_workplace_takes_nothing(workplace: Workplace) -> None:
+    waiting("count_flow")
+    workplace.closing = True
+    assert work(KIND) == 0
+    assert Execution.objects.get().state == "PENDING"
+
+
+def test_a_place_is_free_again_whatever_happens(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OperationalError
+
+    monkeypatch.setattr(Execution, "claim_next", fail)
+    with pytest.raises(OperationalError):
+        work(KIND)
+    assert workplace.free == 2
+
+
+# Sweeping
+
+
+@pytest.fixture
+def bells_waiting() -> Iterator[Callable[[], int]]:
+    """How many bells hang in the queue."""
+    redis_client().delete(KIND)
+
+    def count() -> int:
+        found: Any = redis_client().llen(KIND)
+        return int(found)
+
+    yield count
+    redis_client().delete(KIND)
+
+
+def test_a_sweep_rings_as_many_bells_as_waiting_rows_lack(
+    bells_waiting: Callable[[], int], workplace: Workplace
+) -> None:
+    workplace.closing = True
+    for _ in range(5):
+        rows.waiting(created_at=ago(10))
+    rows.waiting()  # has just been rung for
+    bells.ring_now(KIND)
+    bells.ring_now(KIND)
+    for _ in range(3):
+        sweeper.sweep()
+        wait_until(lambda: bells_waiting() >= 5)
+    assert_rings_are_over()
+    assert bells_waiting() == 5
+
+
+def assert_rings_are_over() -> None:
+    """Wait for the thread that rings: a last bell for nobody comes after all others."""
+    redis_client().delete("nobody")
+    bells.ring("nobody")
+    wait_until(lambda: redis_client().llen("nobody"))
+    redis_client().delete("nobody")
+
+
+def test_who_is_not_elected_keeps_no_promises_and_rings_no_bells(
+    bells_waiting: Callable[[], int], workplace: Workplace
+) -> None:
+    workplace.closing = True
+    dead = rows.claimed()
+    let_expire(dead)
+    rows.waiting(created_at=ago(10))
+
+    def hold(until: threading.Event, begun: threading.Event) -> None:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [sweeper.LOCK])
+            begun.set()
+            assert until.wait(20)
+
+    end, begun = threading.Event(), threading.Event()
+    other = in_thread(lambda: hold(end, begun))
+    assert begun.wait(10)
+    sweeper.sweep()
+    assert fresh(dead).state == "RUNNING"
+    assert_rings_are_over()
+    assert bells_waiting() == 0
+    assert WorkerBeat.objects.get().name == worker_name()
+    end.set()
+    other.result(10)
+    sweeper.sweep()
+    assert (fresh(dead).state, fresh(dead).crashes) == ("PENDING", 1)
+
+
+def test_a_sweep_looks_for_work_without_redis(settings: Any, workplace: Workplace) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1"
+    redis_client.cache_clear()
+    try:
+        waiting_rows = [rows.waiting(created_at=ago(10), inputs={"to": 3}) for _ in range(6)]
+        sweeper.sweep()
+        wait_until(lambda: Execution.objects.filter(state="SUCCESS").count() == len(waiting_rows))
+        wait_until(lambda: workplace.free == 2)
+    finally:
+        redis_client.cache_clear()
+
+
+def test_a_sweep_ends_what_ran_too_long_and_tells_watchers(gate: Gate) -> None:
+    Execution.objects.filter(id=gate.execution.id).update(deadline=ago(1))
+    sweeper.sweep()
+    ended = fresh(gate.execution)
+    assert ended.error
+    assert (ended.state, ended.error["type"]) == ("FAILURE", "timeout")
+    known = history(str(gate.execution.id))
+    assert known
+    assert known.public()["details"]["error"] == ended.error
+    assert {step["name"]: step["state"] for step in known.steps.values()} == {
+        "First": "done",
+        "Wait": "failed",
+    }
+    heart.beat()
+    gate.thread.result(20)
+    assert fresh(gate.execution).error == ended.error
+
+
+def test_a_sweep_ends_what_is_poison_and_tells_watchers() -> None:
+    execution = rows.claimed(crashes=2)
+    let_expire(execution)
+    sweeper.sweep()
+    ended = fresh(execution)
+    assert ended.error
+    assert (ended.state, ended.error["type"], ended.crashes) == ("FAILURE", "poison", 3)
+    assert streamed(execution)[-1]["error"] == ended.error
+
+
+def test_a_sweep_after_an_outage_waits_for_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = rows.claimed()
+    poisoned = rows.claimed(crashes=2)
+    let_expire(dead, poisoned)
+    monkeypatch.setattr(sweeper, "_swept_at", time.monotonic() - 60)
+    sweeper.sweep()
+    sweeper.sweep()
+    assert {fresh(dead).state, fresh(poisoned).state} == {"RUNNING"}
+    monkeypatch.setattr(sweeper, "_patient_until", time.monotonic() - 0.001)
+    sweeper.sweep()
+    assert (fresh(dead).state, fresh(poisoned).state) == ("PENDING", "FAILURE")
+
+
+def test_a_row_that_is_locked_holds_up_no_sweep() -> None:
+    locked, dead = rows.claimed(), rows.claimed()
+    let_expire(locked, dead)
+    Execution.objects.filter(id=locked.id).update(deadline=ago(1))
+    with transaction.atomic():
+        Execution.objects.select_for_update().get(id=locked.id)
+        in_thread(sweeper.sweep).result(10)
+        assert fresh(dead).state == "PENDING"
+    sweeper.sweep()
+    assert fresh(locked).state == "FAILURE"
+
+
+def test_workers_that_are_silent_for_an_hour_are_forgotten() -> None:
+    WorkerBeat.objects.create(name="old/1/1", kind="io", beat_at=ago(4000))
+    WorkerBeat.objects.create(name="new/1/1", kind="io", beat_at=ago(60))
+    sweeper.sweep()
+    assert set(WorkerBeat.objects.values_list("name", flat=True)) == {"new/1/1", worker_name()}
+
+
+# What is too large
+
+
+def test_a_large_entry_can_be_had_whole_while_its_step_is_under_way() -> None:
+    execution = executed("large_flow", kilobytes=50)
+    entry = Entry.objects.get(execution=execution)
+    assert len(entry.data["data"]) == 50
+    [shown] = [event for event in streamed(execution) if event["type"] == "tool_result"]
+    assert shown["data"]["url"] == entry.address
+    assert Claim(execution.id, 1) not in Execution.renew_leases([Claim(execution.id, 1)])
