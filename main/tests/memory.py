@@ -1,8 +1,10 @@
 """A journal and a channel in memory: what a run keeps and says, without databases."""
 
 import threading
+from typing import Any
 
 import orjson
+from langchain_core.callbacks import BaseCallbackHandler
 
 from main.events import Entry, Event, Snapshot, fold
 from main.run import Recorded, Run, StepRecord
@@ -62,6 +64,19 @@ class Channel:
         for number, event in enumerate(self.events, 1):
             snapshot = fold(snapshot, {**event, "id": f"1-{number}"})
         return snapshot
+
+
+class ToolWatcher(BaseCallbackHandler):
+    """Sees tools as LangChain reports them: the name, then the result."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def on_tool_start(self, serialized: dict[str, Any], input_str: str, **kwargs: Any) -> None:
+        self.seen.append(serialized["name"])
+
+    def on_tool_end(self, output: Any, **kwargs: Any) -> None:
+        self.seen.append(output)
 
 
 def shown(run: Run, journal: Journal) -> list[tuple[str, str]]:

@@ -30,7 +30,9 @@ def markup_flow(run: Run) -> str:
     """Say things that a page must not take for its own."""
     run.log(MARKUP)
     run.tool_result("lookup", [{"url": "javascript:document.title='owned'", "content": MARKUP}])
-    return run.step(MARKUP, _writing(run, [MARKUP, *["so on "] * 40, f"\n\n[link](javascript:alert(1)) {MARKUP}"]))
+    return run.step(
+        MARKUP, _writing(run, [MARKUP, *["so on "] * 40, f"\n\n[link](javascript:alert(1)) {MARKUP}"])
+    )
 
 
 @flow(title="Failing", public=True, step_retries=0)

@@ -16,7 +16,7 @@ from main.chat_models import chat_model
 from main.events import Event
 from main.registry import FLOW_REGISTRY, get_flow
 from main.run import Run
-from main.tests.test_flows import Channel, Journal
+from main.tests.memory import Channel, Journal
 
 ALL = "\n".join(page.markdown for page in docs.pages())
 OWN_COMMANDS = [name for name, app in get_commands().items() if app == "main"]
@@ -31,7 +31,9 @@ NAMED_PATHS = [
 
 @pytest.mark.parametrize("pattern", NAMED_PATHS, ids=lambda pattern: pattern.name)
 def test_every_path_is_in_the_api_document(pattern: URLPattern) -> None:
-    path = "/" + re.sub(r"<\w+:(\w+)>", lambda found: "<name>" if found[1] == "name" else "<id>", str(pattern.pattern))
+    path = "/" + re.sub(
+        r"<\w+:(\w+)>", lambda found: "<name>" if found[1] == "name" else "<id>", str(pattern.pattern)
+    )
     api = docs.page("api")
     assert api
     assert path in api.markdown

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from django.db import connection, transaction
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableLambda
 
 from main import docs
 from main.search import describe_search, search
+from main.tests.memory import ToolWatcher
 
 README = """# API-CTM
 
@@ -133,16 +133,7 @@ def test_a_transaction_around_a_search_goes_on() -> None:
 
 
 def test_callbacks_see_the_tool_by_its_name() -> None:
-    class Watcher(BaseCallbackHandler):
-        seen: list[Any] = []
-
-        def on_tool_start(self, serialized: dict[str, Any], input_str: str, **kwargs: Any) -> None:
-            self.seen.append(serialized["name"])
-
-        def on_tool_end(self, output: Any, **kwargs: Any) -> None:
-            self.seen.append(output)
-
-    watcher = Watcher()
+    watcher = ToolWatcher()
     hits = RunnableLambda(search).invoke("flow", {"callbacks": [watcher]})
     assert watcher.seen == ["demo_search", hits]
     assert json.loads(json.dumps(hits)) == hits

@@ -6,11 +6,11 @@ import time
 from typing import Any
 
 import pytest
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableLambda
 
 from main.errors import Failure, classify_error
 from main.search import describe_search, search
+from main.tests.memory import ToolWatcher
 from main.tests.providers import HIT, Behaviour, TavilyServer, answers, finds, hangs, hangs_up, refuses
 
 
@@ -55,16 +55,7 @@ def test_a_result_without_title_or_content_is_no_error(tavily: TavilyServer) -> 
 
 
 def test_callbacks_see_the_tool(tavily: TavilyServer) -> None:
-    class Watcher(BaseCallbackHandler):
-        seen: list[Any] = []
-
-        def on_tool_start(self, serialized: dict[str, Any], input_str: str, **kwargs: Any) -> None:
-            self.seen.append(serialized["name"])
-
-        def on_tool_end(self, output: Any, **kwargs: Any) -> None:
-            self.seen.append(output)
-
-    watcher = Watcher()
+    watcher = ToolWatcher()
     hits = RunnableLambda(search).invoke("tides", {"callbacks": [watcher]})
     assert watcher.seen == ["tavily_search_results_json", hits]
 
