@@ -27,7 +27,7 @@ from main.registry import load_flows
 logger = logging.getLogger(__name__)
 
 # Seconds that a stopped worker's runs have to come to their next step.
-GRACE = 3.0
+GRACE = 2.5
 
 
 @app.task(name=bells.TASK)
