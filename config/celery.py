@@ -1,7 +1,7 @@
 """The Celery app. Its workers run flows; its messages are bells (see main/bells.py).
 
 Celery's own Django fixup is left out: it closes the process's connection pool around every task, under the
-threads that keep the leases. Connections are given back by who used them (`leases.with_database`).
+threads that keep the leases. Connections are given back by who used them (`database.with_database`).
 """
 
 import os

@@ -35,9 +35,9 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from main.api import Conflict
 from main.models import Entry, Execution, Step, WorkerBeat
+from main.outside_ends import announce_outside_end
 from main.registry import FLOW_REGISTRY, InputError, Kind, UnknownFlowError, get_flow
 from main.run import step_name
-from main.sweeper import announce_outside_end
 from main.views import why_unavailable
 
 # Where the list stops to count, and how many executions an action takes at once.

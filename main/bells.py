@@ -13,13 +13,11 @@ from functools import cache
 from kombu import Connection
 
 from config.celery import app
+from main.channel import PAUSE_AFTER_FAILURE, REDIS_TIMEOUT
 
 logger = logging.getLogger(__name__)
 
 TASK = "main.work"
-# Seconds that one ring may take, and that ringing pauses after a failure.
-RING_TIMEOUT = 0.3
-PAUSE_AFTER_FAILURE = 5.0
 MAX_WAITING_RINGS = 1000
 
 _rings: "queue.SimpleQueue[str]" = queue.SimpleQueue()
@@ -34,7 +32,7 @@ def ring(kind: str) -> None:
 
 
 def ring_now(kind: str) -> bool:
-    """Ring and say whether it worked; waits at most RING_TIMEOUT."""
+    """Ring and say whether it worked; waits at most REDIS_TIMEOUT."""
     try:
         app.send_task(
             TASK, args=[kind], queue=kind, ignore_result=True, retry=False, connection=_connection()
@@ -64,8 +62,8 @@ def _ring_forever() -> None:
 @cache
 def _connection() -> Connection:
     options = {
-        "socket_timeout": RING_TIMEOUT,
-        "socket_connect_timeout": RING_TIMEOUT,
+        "socket_timeout": REDIS_TIMEOUT,
+        "socket_connect_timeout": REDIS_TIMEOUT,
         "retry_on_timeout": False,
     }
     connection: Connection = app.connection_for_write(transport_options=options)

@@ -27,6 +27,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from main.events import LAST_SEQ, Event, EventId, Snapshot, fold
+from main.run import page_address
 
 logger = logging.getLogger(__name__)
 
@@ -131,10 +132,6 @@ def read_meta(meta: Any) -> Snapshot | None:
         return Snapshot.load(orjson.loads(meta)["snapshot"]) if meta else None
     except (ValueError, LookupError, TypeError):
         return None
-
-
-def page_address(execution_id: str) -> str:
-    return f"/executions/{execution_id}/"
 
 
 class Publisher:

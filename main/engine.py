@@ -9,20 +9,19 @@ import threading
 from functools import partial
 from typing import Any
 
-from django.db import Error
 from django.db.models import Max
-from psycopg_pool import PoolTimeout
 
 from main import bells, values
-from main.channel import Publisher, history, page_address
+from main.channel import Publisher, history
 from main.chat_models import chat_model, describe_chat_model
+from main.database import DATABASE_AWAY, with_database
 from main.errors import classify_error
 from main.events import Entry as EntryView
 from main.events import ErrorDetail, EventId, Snapshot
-from main.leases import heart, with_database, worker_name
+from main.leases import heart, worker_name
 from main.models import Entry, Execution, Fenced, Step, steps_of_last_success
 from main.registry import Flow, UnknownFlowError, get_flow
-from main.run import MAX_MESSAGE_LENGTH, Recorded, Run, StepRecord, Stopped
+from main.run import MAX_MESSAGE_LENGTH, Recorded, Run, StepRecord, Stopped, page_address
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +194,7 @@ def _stopped(execution: Execution, publisher: Publisher, reason: str) -> None:
     try:
         if with_database(execution.hand_back, patience=HAND_BACK_PATIENCE):
             bells.ring(execution.kind)
-    except (Error, PoolTimeout):
+    except DATABASE_AWAY:
         logger.info("execution %s: its lease will run out by itself", execution.id)
 
 

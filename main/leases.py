@@ -10,27 +10,18 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
-from django.db import InterfaceError, OperationalError, connection
-from psycopg_pool import PoolTimeout
-
-from main.models import Claim, Execution
+from main.database import with_database
+from main.models import LOST, Claim, Execution
 from main.run import Run
 
 logger = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 HEARTBEAT = 4.0
 # Seconds without a successful heartbeat after which runs are stopped; below the lease by a margin.
 SELF_FENCE = 12.0
-# Seconds between two tries to reach a database that is away.
-DATABASE_PAUSE = 0.5
-
-# What says that the database is away, and may be back soon.
-DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
 
 
 def worker_name() -> str:
@@ -50,26 +41,6 @@ def be_child_of(parent_pid: int) -> None:
 
 
 _parent_pid = os.getpid()
-
-
-def with_database(what: Callable[[], Result], run: Run | None = None, patience: float = 0.0) -> Result:
-    """Do something with the database and give the connection back, so that waiting for a model holds none.
-
-    For a database that is away it waits so many seconds; with a run until that is stopped, then it raises Stopped.
-    """
-    until = time.monotonic() + patience
-    while True:
-        try:
-            return what()
-        except DATABASE_AWAY:
-            if run is not None:
-                run.wait(DATABASE_PAUSE)
-            elif time.monotonic() < until:
-                time.sleep(DATABASE_PAUSE)
-            else:
-                raise
-        finally:
-            connection.close()
 
 
 class Heart:
@@ -111,7 +82,7 @@ class Heart:
             self._renewed_at = asked_at
         for claim in held.keys() - kept:
             logger.info("execution %s: attempt %d is no longer ours", claim.id, claim.attempt)
-            held[claim].stop("The execution ended or was taken over.")
+            held[claim].stop(LOST)
 
     def fence_itself(self) -> None:
         """Stop all runs where renewing has long failed."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponse
 
 from main.api import problem
-from main.leases import DATABASE_AWAY
+from main.database import DATABASE_AWAY
 
 RETRY_AFTER = 5
 

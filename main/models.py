@@ -28,7 +28,7 @@ from main import bells
 from main.events import Entry as EntryView
 from main.events import ErrorDetail, Event, EventId, Snapshot, fold, without_large_data
 from main.registry import FLOW_REGISTRY, Flow
-from main.run import StepRecord, Stopped, entry_address, step_name
+from main.run import StepRecord, Stopped, entry_address, page_address, step_name
 
 # Seconds a claim holds without a heartbeat.
 LEASE = 15
@@ -331,7 +331,7 @@ class Execution(models.Model):
 
     def snapshot(self) -> Snapshot:
         """Return what is stored as a snapshot: all of a finished execution, the finished steps of a running one."""
-        snapshot = Snapshot(url=f"/executions/{self.id}/")
+        snapshot = Snapshot(url=page_address(str(self.id)))
         for number, event in enumerate(self._events(), start=1):
             fold(snapshot, {"id": str(EventId(0, number)), **event})
         snapshot.id = EventId(self.attempt, 0)

@@ -23,10 +23,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from main.channel import REDIS_TIMEOUT, follow, meta_key, page_address, read_events, read_meta, stream_key
+from main.channel import REDIS_TIMEOUT, follow, meta_key, read_events, read_meta, stream_key
+from main.database import DATABASE_AWAY, with_database
 from main.events import LAST_SEQ, Event, EventId, Snapshot, fold, merge
-from main.leases import DATABASE_AWAY, with_database
 from main.models import Execution
+from main.run import page_address
 
 logger = logging.getLogger(__name__)
 

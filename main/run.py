@@ -392,6 +392,11 @@ class Run:
         self._channel.send({"type": "progress", "progress": percent})
 
 
+def page_address(execution_id: str) -> str:
+    """Return where a person sees an execution."""
+    return f"/executions/{execution_id}/"
+
+
 def entry_address(execution_id: str, step: str, n: int) -> str:
     """Return where an entry that is too large for a snapshot can be read whole."""
     return f"/api/v1/executions/{execution_id}/entry?step={quote(step)}&n={n}"

@@ -10,14 +10,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from django.db import Error, connection, transaction
-from psycopg_pool import PoolTimeout
+from django.db import connection, transaction
 
 from main import bells
-from main.channel import announce_end, history, with_redis
+from main.channel import with_redis
+from main.database import DATABASE_AWAY, with_database
 from main.engine import work, workplace
-from main.leases import HEARTBEAT, heart, with_database, worker_name
-from main.models import LEASE, Entry, Execution, WorkerBeat
+from main.leases import HEARTBEAT, heart, worker_name
+from main.models import LEASE, Execution, WorkerBeat
+from main.outside_ends import announce_outside_end
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +57,6 @@ def sweep() -> None:
     _swept_at = time.monotonic()
 
 
-def announce_outside_end(execution: Execution) -> None:
-    """Tell watchers how an execution ended that did not end by its own worker, and keep what they have seen."""
-    execution.refresh_from_db()
-    if shown := history(str(execution.id)):
-        Entry.keep_shown(execution, shown.entries.values())
-    stored = execution.snapshot()
-    connection.close()
-    announce_end(str(execution.id), execution.attempt, execution.result_event(), stored)
-
-
 def _keep_promises() -> list[Execution] | None:
     """Take back and end what is due, and return what was ended; None where another process is the elected one."""
     with transaction.atomic(), connection.cursor() as cursor:
@@ -75,7 +66,8 @@ def _keep_promises() -> list[Execution] | None:
         ended = Execution.end_overdue()
         if not _was_away():
             ended += Execution.end_poisonous()
-            Execution.take_back()
+            if taken_back := Execution.take_back():
+                logger.warning("%d leases ran out; other workers shall go on", len(taken_back))
         WorkerBeat.prune()
         return ended
 
@@ -110,7 +102,7 @@ def _forever(what: Callable[[], None], pause: float) -> None:
         began = time.monotonic()
         try:
             what()
-        except (Error, PoolTimeout) as error:
+        except DATABASE_AWAY as error:
             logger.warning("the database is away: %s", error)
         except Exception:
             logger.exception("the %s stumbled", threading.current_thread().name)

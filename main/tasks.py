@@ -13,14 +13,13 @@ from typing import Any
 
 from celery.signals import celeryd_after_setup, worker_process_init, worker_ready, worker_shutting_down
 from django.conf import settings
-from django.db import Error
-from psycopg_pool import PoolTimeout
 
 from config.celery import app
 from main import bells, engine, sweeper
 from main.chat_models import chat_model
+from main.database import DATABASE_AWAY, with_database
 from main.errors import FlowError
-from main.leases import be_child_of, heart, with_database, worker_prefix
+from main.leases import be_child_of, heart, worker_prefix
 from main.models import Execution
 from main.registry import load_flows
 
@@ -98,7 +97,7 @@ def _hand_back_and_exit() -> None:
         _wait_for_runs(GRACE)
         for kind in with_database(lambda: Execution.hand_back_all(worker_prefix())):
             bells.ring_now(kind)
-    except (Error, PoolTimeout):
+    except DATABASE_AWAY:
         logger.warning("the database is away: leases will run out by themselves")
     _kill_children()
     os._exit(0)

@@ -26,10 +26,10 @@ from main.chat_models import describe_chat_model
 from main.events import Snapshot
 from main.markdown import render_document, render_markdown
 from main.models import Entry, Execution
+from main.outside_ends import announce_outside_end
 from main.pump import EVENT_STREAM, encode_last_frame, hand_off
 from main.registry import FLOW_REGISTRY, Flow, InputError, UnknownFlowError, get_flow
 from main.search import describe_search
-from main.sweeper import announce_outside_end
 
 # How many of their executions the page and the list show.
 LIST_LENGTH = 50

@@ -14,12 +14,13 @@ import pytest
 from django.db import OperationalError, connection, transaction
 
 from config.tests.waiting import wait_until
-from main import bells, channel, engine, leases, sweeper
+from main import bells, channel, database, engine, leases, sweeper
 from main.channel import history, redis_client, stream_key
+from main.database import with_database
 from main.engine import Workplace, execute, work
 from main.events import Entry as EntryView
 from main.events import Event
-from main.leases import Heart, heart, with_database, worker_name
+from main.leases import Heart, heart, worker_name
 from main.models import LEASE, Claim, Entry, Execution, Step, WorkerBeat
 from main.registry import get_flow, load_flows
 from main.run import Run, Stopped
@@ -375,7 +376,7 @@ def test_without_a_run_an_error_is_told_at_once() -> None:
 def test_with_a_run_the_database_is_waited_for_until_the_run_is_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(leases, "DATABASE_PAUSE", 0.01)
+    monkeypatch.setattr(database, "DATABASE_PAUSE", 0.01)
     tries: list[int] = []
     run = Run("7", journal=Journal(), channel=Channel())
 
@@ -394,7 +395,7 @@ def test_with_a_run_the_database_is_waited_for_until_the_run_is_stopped(
 
 
 def test_with_patience_the_database_is_waited_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "DATABASE_PAUSE", 0.01)
+    monkeypatch.setattr(database, "DATABASE_PAUSE", 0.01)
     tries: list[int] = []
 
     def fail() -> str:
@@ -501,7 +502,7 @@ def test_a_heart_with_nothing_to_hold_has_missed_nothing(
 def test_after_an_outage_an_execution_is_handed_back_and_is_no_crash(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "DATABASE_PAUSE", 0.01)
+    monkeypatch.setattr(database, "DATABASE_PAUSE", 0.01)
     let_expire(gate.execution)
     monkeypatch.setattr(sweeper, "_swept_at", time.monotonic() - LEASE)
     with transaction.atomic():

@@ -19,7 +19,7 @@ from django.db.models import DurationField, ExpressionWrapper, F
 from django.db.models.functions import Now
 
 from config import embedded
-from main.leases import DATABASE_AWAY
+from main.database import DATABASE_AWAY
 from main.models import Execution, WorkerBeat
 
 # A worker asks for work every 2 s. Seconds of its silence, and of work that waits for one, that are too many.

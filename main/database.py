@@ -1,0 +1,37 @@
+"""The database, used for moments: a process that waits for something else holds no connection."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from django.db import InterfaceError, OperationalError, connection
+from psycopg_pool import PoolTimeout
+
+from main.run import Run
+
+Result = TypeVar("Result")
+
+# What says that the database is away, and may be back soon.
+DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
+# Seconds between two tries to reach a database that is away.
+DATABASE_PAUSE = 0.5
+
+
+def with_database(what: Callable[[], Result], run: Run | None = None, patience: float = 0.0) -> Result:
+    """Do something with the database and give the connection back, so that waiting for a model holds none.
+
+    For a database that is away it waits so many seconds; with a run until that is stopped, then it raises Stopped.
+    """
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return what()
+        except DATABASE_AWAY:
+            if run is not None:
+                run.wait(DATABASE_PAUSE)
+            elif time.monotonic() < until:
+                time.sleep(DATABASE_PAUSE)
+            else:
+                raise
+        finally:
+            connection.close()
