@@ -37,5 +37,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
 ]
 
+handler400 = "main.views.bad_request"
+handler403 = "main.views.permission_denied"
 handler404 = "main.views.page_not_found"
 handler500 = "main.views.server_error"

@@ -1,8 +1,10 @@
 """How the JSON side speaks: JSON in, JSON out, errors as `application/problem+json` with a sentence."""
 
+import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -10,7 +12,8 @@ import orjson
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
-from rest_framework import authentication, exceptions, negotiation, parsers, renderers, throttling
+from django.utils.translation import gettext as _
+from rest_framework import authentication, exceptions, negotiation, parsers, renderers
 from rest_framework.request import Request
 
 from main.channel import with_redis
@@ -18,12 +21,10 @@ from main.channel import with_redis
 PROBLEM = "application/problem+json"
 
 
-def problem(
-    status: int, detail: str, errors: Mapping[str, list[str]] | None = None, *, kind: str = "about:blank"
-) -> HttpResponse:
+def problem(status: int, detail: str, errors: Mapping[str, list[str]] | None = None) -> HttpResponse:
     """Return an error: RFC 9457's fields, sentences per field, and `error`, the sentence that clients show."""
     body: dict[str, Any] = {
-        "type": kind,
+        "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
@@ -37,9 +38,9 @@ def problem(
 def problem_response(error: Exception, context: dict[str, Any]) -> HttpResponse | None:
     """Say as a problem what a view raised; what is none of the API's errors goes on to Django."""
     if isinstance(error, Http404):
-        return problem(404, str(error) or "There is nothing here.")
+        return problem(404, str(error) or _("There is nothing here."))
     if isinstance(error, PermissionDenied):
-        return problem(403, str(error) or "You may not do that.")
+        return problem(403, str(error) or _("You may not do that."))
     if not isinstance(error, exceptions.APIException):
         return None
     response = problem(error.status_code, _sentence(error), getattr(error, "errors", None))
@@ -52,7 +53,26 @@ def problem_response(error: Exception, context: dict[str, Any]) -> HttpResponse 
 
 def _sentence(error: exceptions.APIException) -> str:
     detail = error.detail
-    return str(detail) if not isinstance(detail, list | dict) else "The request is not valid."
+    return str(detail) if not isinstance(detail, list | dict) else _("The request is not valid.")
+
+
+def wants_page(request: HttpRequest) -> bool:
+    """Say whether HTML is asked for by name, as browsers do; `*/*` is what programs send."""
+    return any(str(accepted) == "text/html" for accepted in request.accepted_types)
+
+
+def safe_only(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Refuse all methods but GET and HEAD, in a sentence."""
+
+    @wraps(view)
+    def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if request.method in ("GET", "HEAD"):
+            return view(request, *args, **kwargs)
+        response = problem(405, _("This address is only read. Use GET."))
+        response["Allow"] = "GET, HEAD"
+        return response
+
+    return checked
 
 
 class Invalid(exceptions.APIException):
@@ -82,7 +102,9 @@ class SessionAuthentication(authentication.SessionAuthentication):
             super().enforce_csrf(request)
         except exceptions.PermissionDenied:
             raise exceptions.PermissionDenied(
-                "The CSRF token is missing or wrong. Send the value of the cookie “csrftoken” as X-CSRFToken."
+                _(
+                    "The CSRF token is missing or wrong. Send the value of the cookie “csrftoken” as X-CSRFToken."
+                )
             ) from None
 
 
@@ -95,9 +117,9 @@ class JSONObjectParser(parsers.BaseParser):
         try:
             body = orjson.loads(stream.read())
         except orjson.JSONDecodeError as error:
-            raise Invalid(f"The body is not JSON: {error}.") from None
+            raise Invalid(_("The body is not JSON: %(error)s.") % {"error": error}) from None
         if not isinstance(body, dict):
-            raise Invalid("The body is not a JSON object.")
+            raise Invalid(_("The body is not a JSON object."))
         return body
 
 
@@ -124,30 +146,37 @@ class AlwaysJSON(negotiation.BaseContentNegotiation):
         return renderers[0], renderers[0].media_type
 
 
-class AnonymousStartThrottle(throttling.BaseThrottle):
-    """Lets a visitor start so many executions a minute, counted by session and by address.
+class TooManyStarts(exceptions.APIException):
+    """429 with Retry-After; `wait` is in seconds."""
+
+    status_code = 429
+
+    def __init__(self, wait: float) -> None:
+        limit = settings.ANONYMOUS_STARTS_PER_MINUTE
+        super().__init__(
+            _("That is more than %(limit)d starts in a minute. Please wait a moment.") % {"limit": limit}
+        )
+        self.wait = wait
+
+
+def count_start(request: Request) -> None:
+    """Count a visitor's start by session and by address; raises TooManyStarts over the limit of the minute.
 
     Where Redis is away nobody is counted: a limit is no reason to refuse work.
     """
-
-    def __init__(self) -> None:
-        self._wait = 0.0
-
-    def allow_request(self, request: Request, view: Any) -> bool:
-        if request.user.is_authenticated or not settings.ANONYMOUS_STARTS_PER_MINUTE:
-            return True
-        minute, second = divmod(time.time(), 60)
-        self._wait = 60 - second
-        who = [f"address:{client_address(request)}"]
-        if session := request.COOKIES.get(settings.SESSION_COOKIE_NAME):
-            who.append(f"session:{session}")
-        counts: list[int] = with_redis(
-            lambda redis: _count(redis, [f"starts:{each}:{int(minute)}" for each in who]), [0]
-        )
-        return max(counts) <= settings.ANONYMOUS_STARTS_PER_MINUTE
-
-    def wait(self) -> float:
-        return self._wait
+    if request.user.is_authenticated or not settings.ANONYMOUS_STARTS_PER_MINUTE:
+        return
+    minute, second = divmod(time.time(), 60)
+    who = [f"address:{client_address(request)}"]
+    if session := request.COOKIES.get(settings.SESSION_COOKIE_NAME):
+        who.append(
+            f"session:{hashlib.sha256(session.encode()).hexdigest()}"
+        )  # whoever reads Redis is not that visitor
+    counts: list[int] = with_redis(
+        lambda redis: _count(redis, [f"starts:{each}:{int(minute)}" for each in who]), [0]
+    )
+    if max(counts) > settings.ANONYMOUS_STARTS_PER_MINUTE:
+        raise TooManyStarts(60 - second)
 
 
 def _count(redis: Any, keys: list[str]) -> list[int]:

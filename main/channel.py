@@ -98,12 +98,19 @@ def encode(event: Event) -> bytes:
 
 
 def history(execution_id: str) -> Snapshot | None:
-    """Return the snapshot that Redis knows, up to the last event; None where it knows nothing whole."""
+    """Return the snapshot that Redis knows, up to the last event.
+
+    None where it knows nothing whole, or something of another version of this code.
+    """
 
     def read(redis: Redis) -> Snapshot | None:
         snapshot = read_meta(redis.get(meta_key(execution_id)))
         after = f"({snapshot.id}" if snapshot else "-"
-        return follow(execution_id, snapshot, read_events(redis.xrange(stream_key(execution_id), after, "+")))
+        events = read_events(redis.xrange(stream_key(execution_id), after, "+"))
+        try:
+            return follow(execution_id, snapshot, events)
+        except (ValueError, LookupError, TypeError):
+            return None
 
     found: Snapshot | None = with_redis(read)
     return found
@@ -124,6 +131,17 @@ def follow(execution_id: str, snapshot: Snapshot | None, events: Iterable[bytes]
 def read_events(rows: Any) -> list[bytes]:
     """Return the encoded events in what XRANGE gave."""
     return [fields[b"e"] for _, fields in rows]
+
+
+def latest(execution_ids: list[str]) -> dict[str, Snapshot]:
+    """Return by id what the task metas hold, in one round trip: snapshots up to a quarter of a second old."""
+    metas = (
+        with_redis(lambda redis: redis.mget([meta_key(each) for each in execution_ids]), [])
+        if execution_ids
+        else []
+    )
+    snapshots = zip(execution_ids, map(read_meta, metas), strict=False)
+    return {execution_id: snapshot for execution_id, snapshot in snapshots if snapshot}
 
 
 def read_meta(meta: Any) -> Snapshot | None:

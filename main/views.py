@@ -12,7 +12,6 @@ from django.shortcuts import render
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import ensure_csrf_cookie
-from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 from rest_framework.exceptions import NotFound, PermissionDenied
 from rest_framework.request import Request
@@ -20,11 +19,12 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from main import docs
-from main.api import AnonymousStartThrottle, Conflict, Invalid, problem
-from main.channel import history
+from main.api import Conflict, Invalid, count_start, problem, safe_only, wants_page
+from main.channel import history, latest
 from main.chat_models import describe_chat_model
 from main.events import Snapshot
 from main.markdown import render_document, render_markdown
+from main.middleware import database_away, is_database_away
 from main.models import Entry, Execution
 from main.outside_ends import announce_outside_end
 from main.pump import EVENT_STREAM, encode_last_frame, hand_off
@@ -41,15 +41,16 @@ LIST_LENGTH = 50
 class StartTask(APIView):
     """`POST /start-task/` with `{"flow", "inputs"}`: store an execution and answer with its id."""
 
-    throttle_classes = (AnonymousStartThrottle,)
-
     def post(self, request: Request) -> Response:
         flow = _requested_flow(_body(request))
         if not flow.public and not request.user.is_authenticated:
-            raise PermissionDenied(f"“{flow.title}” is not open to visitors. Sign in to run it.")
+            raise PermissionDenied(
+                _("“%(title)s” is not open to visitors. Sign in to run it.") % {"title": flow.title}
+            )
         if reason := why_unavailable(flow):
             raise Conflict(reason)
         inputs = _valid_inputs(flow, _body(request))
+        count_start(request)
         user_id = request.user.pk if request.user.is_authenticated else None
         execution = Execution.start(
             flow, inputs, owner_id=user_id, visitor=None if user_id else _visitor(request)
@@ -64,15 +65,20 @@ def _body(request: Request) -> dict[str, Any]:
 def why_unavailable(flow: Flow) -> str:
     """Return the sentence that says which setting a flow lacks, or ""."""
     missing = [name for name in flow.requires if not getattr(settings, name, "")]
-    return f"“{flow.title}” needs {' and '.join(missing)}, which this server has not set." if missing else ""
+    if not missing:
+        return ""
+    needs = {"title": flow.title, "settings": ", ".join(missing)}
+    return _("“%(title)s” needs %(settings)s, which this server has not set.") % needs
 
 
 def _requested_flow(body: dict[str, Any]) -> Flow:
     name = body.get("flow")
     if name is None:
-        raise Invalid("The field “flow” is missing.", {"flow": ["Name the flow to run."]})
+        raise Invalid(_("The field “flow” is missing."), {"flow": [_("Name the flow to run.")]})
     if not isinstance(name, str):
-        raise Invalid("The field “flow” is not a string.", {"flow": ["The name of a flow is a string."]})
+        raise Invalid(
+            _("The field “flow” is not a string."), {"flow": [_("The name of a flow is a string.")]}
+        )
     try:
         return get_flow(name)
     except UnknownFlowError as error:
@@ -83,7 +89,8 @@ def _valid_inputs(flow: Flow, body: dict[str, Any]) -> dict[str, Any]:
     inputs = body.get("inputs", {})
     if not isinstance(inputs, dict):
         raise Invalid(
-            "The field “inputs” is not an object.", {"inputs": ["Inputs are an object of names and values."]}
+            _("The field “inputs” is not an object."),
+            {"inputs": [_("Inputs are an object of names and values.")]},
         )
     try:
         return flow.validate(inputs)
@@ -126,7 +133,7 @@ def _visible(request: HttpRequest | Request, execution_id: str) -> Execution:
     try:
         found = visible_executions(request).get(id=uuid.UUID(execution_id))
     except (ValueError, Execution.DoesNotExist):
-        raise Http404("There is no such execution.") from None
+        raise Http404(_("There is no such execution.")) from None
     return found
 
 
@@ -164,12 +171,18 @@ class Executions(APIView):
     """`GET /executions/`: what the asking person started, the newest first."""
 
     def get(self, request: Request) -> Response:
-        return Response({"executions": [summary(each) for each in own_executions(request)[:LIST_LENGTH]]})
+        return Response({"executions": summaries(own_executions(request))})
 
 
-def summary(execution: Execution) -> dict[str, Any]:
+def summaries(executions: QuerySet[Execution]) -> list[dict[str, Any]]:
+    """Return the first of them in a few fields each, without their results, which may be large."""
+    found = list(executions.defer("result", "usage")[:LIST_LENGTH])
+    live = latest([str(each.id) for each in found if not each.is_final])
+    return [summary(each, live.get(str(each.id))) for each in found]
+
+
+def summary(execution: Execution, live: Snapshot | None) -> dict[str, Any]:
     """Return an execution in a few fields. Times are ISO 8601, the duration in seconds."""
-    live = history(str(execution.id)) if not execution.is_final else None
     return {
         "id": str(execution.id),
         "flow": execution.flow,
@@ -186,7 +199,7 @@ def summary(execution: Execution) -> dict[str, Any]:
     }
 
 
-@require_safe
+@safe_only
 @vary_on_headers("Accept")
 @ensure_csrf_cookie
 def execution_page(request: HttpRequest, execution_id: str) -> HttpResponse:
@@ -202,7 +215,7 @@ class ExecutionDetail(APIView):
         snapshot = snapshot_of(execution)
         return Response(
             {
-                **summary(execution),
+                **summary(execution, None if execution.is_final else snapshot),
                 "attempt": execution.attempt,
                 "chat_model": execution.chat_model,
                 "usage": execution.usage,
@@ -228,19 +241,19 @@ class EntryDetail(APIView):
         execution = _visible(request, execution_id)
         step, number = request.query_params.get("step", ""), request.query_params.get("n", "")
         if not re.fullmatch("[0-9]{1,9}", number) or "\x00" in step:
-            raise NotFound("There is no such entry.")
+            raise NotFound(_("There is no such entry."))
         entry = Entry.objects.filter(execution=execution, step=step, n=int(number)).first()
         if entry is None:
-            raise NotFound("There is no such entry.")
+            raise NotFound(_("There is no such entry."))
         return Response(entry.data)
 
 
-@require_safe
+@safe_only
 def answer(request: HttpRequest, execution_id: str) -> HttpResponse:
     """`GET /executions/<id>/answer/`: the result as safe HTML, for the page to put in."""
     execution = _visible(request, execution_id)
     if execution.state != Execution.State.SUCCESS or not isinstance(execution.result, str):
-        raise Http404("There is no answer in words.")
+        raise Http404(_("There is no answer in words."))
     return HttpResponse(render_markdown(execution.result))
 
 
@@ -270,24 +283,24 @@ class Cancel(APIView):
     def post(self, request: Request, execution_id: str) -> Response:
         execution = _visible(request, execution_id)
         if not execution.cancel():
-            raise Conflict("The execution has ended already.")
+            raise Conflict(_("The execution has ended already."))
         announce_outside_end(execution)
-        return Response(summary(execution))
+        return Response(summary(execution, None))
 
 
 # Pages
 
 
-@require_safe
+@safe_only
 @ensure_csrf_cookie
 def home(request: HttpRequest) -> HttpResponse:
     return _page(request, None)
 
 
 def _page(request: HttpRequest, execution: Execution | None) -> HttpResponse:
-    executions = [summary(each) for each in own_executions(request)[:LIST_LENGTH]]
+    executions = summaries(own_executions(request))
     if execution and str(execution.id) not in {each["id"] for each in executions}:
-        executions.insert(0, summary(execution))
+        executions = summaries(Execution.objects.filter(id=execution.id)) + executions
     data = {
         "flows": describe_flows(),
         **_describe_stand_ins(),
@@ -297,7 +310,7 @@ def _page(request: HttpRequest, execution: Execution | None) -> HttpResponse:
     return render(request, "main/index.html", {"data": data, **data})
 
 
-@require_safe
+@safe_only
 def document(request: HttpRequest, name: str = "readme") -> HttpResponse:
     """`GET /docs/<name>/`: a page of the project's own documentation, the README without a name."""
     page = docs.page(name)
@@ -308,7 +321,7 @@ def document(request: HttpRequest, name: str = "readme") -> HttpResponse:
     return render(request, "main/document.html", context)
 
 
-@require_safe
+@safe_only
 def health(request: HttpRequest) -> HttpResponse:
     """`GET /health/`: 200 while this server reaches its database; the outermost middleware answers otherwise."""
     with connection.cursor() as cursor:
@@ -320,14 +333,26 @@ def health(request: HttpRequest) -> HttpResponse:
 
 
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if request.get_preferred_type(["text/html", "application/json"]) == "text/html":
-        return render(request, "404.html", status=404)
-    return problem(
-        404, str(exception) if isinstance(exception, Http404) and str(exception) else "There is nothing here."
-    )
+    sentence = str(exception) if isinstance(exception, Http404) and exception.args else ""
+    return _said(request, 404, sentence[:500] or _("There is nothing here."))
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _said(request, 403, _("You may not do that."))
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return problem(400, _("The request is not valid."))
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    if request.get_preferred_type(["text/html", "application/json"]) == "text/html":
-        return render(request, "500.html", status=500)
-    return problem(500, "Something went wrong on the server. It has been logged.")
+    if is_database_away():
+        return database_away(request)
+    return _said(request, 500, _("Something went wrong on the server. It has been logged."))
+
+
+def _said(request: HttpRequest, status: int, sentence: str) -> HttpResponse:
+    """Return an error as a page to who asks for one, as a problem to everybody else."""
+    if wants_page(request):
+        return render(request, f"{status}.html", status=status)
+    return problem(status, sentence)

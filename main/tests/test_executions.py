@@ -473,7 +473,7 @@ def expect_refused(response: HttpResponse) -> None:
     assert response.status_code == 429
     assert response["Content-Type"] == "application/problem+json"
     assert 1 <= int(response["Retry-After"]) <= 60
-    assert "throttled" in response.content.decode()
+    assert "more than 3 starts in a minute" in response.content.decode()
 
 
 def test_an_address_starts_so_many_a_minute(starts: Callable[..., Any]) -> None:
