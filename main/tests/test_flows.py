@@ -141,8 +141,12 @@ def test_the_demo_model_cites_the_hits(run_flow: Callable[..., Any], tavily: Tav
 @pytest.mark.django_db(transaction=True)
 def test_without_keys_a_search_finds_this_project(run_flow: Callable[..., Any], channel: Channel) -> None:
     answer = run_flow("web_search_flow", question="What is a flow?")
-    assert "/docs/" in answer or "found nothing" in answer
-    assert all(event["tool"] == "demo_search" for event in channel.of("tool_result"))
+    [shown] = channel.of("tool_result")
+    assert shown["tool"] == "demo_search"
+    addresses = [hit["url"] for hit in shown["data"]]
+    assert addresses
+    assert [each for each in addresses if not each.startswith("/docs/")] == []
+    assert all(f"(<{each}>)" in answer for each in addresses)
 
 
 @pytest.mark.parametrize("question", ["", "   ", "\n\t", "x" * 1001, 7, None])
