@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 DEFAULT_GEMINI = "gemini-3.8-flash"
+DEMO_MODEL = "Demo model"
 # Seconds that Google may work on one answer. Its client would send our timeout, which counts silence, as the
 # time for the whole answer, and Google refuses less than 10.
 GEMINI_DEADLINE = 600
@@ -55,8 +56,13 @@ def describe_chat_model() -> ModelDescription:
             "No model is set up, so the built-in demo model answers: it composes verse from a small stock of "
             "lines and picks sentences from texts. Set GEMINI_API_KEY for a real one."
         )
-        return ModelDescription("Demo model", demo=True, note=note)
+        return ModelDescription(DEMO_MODEL, demo=True, note=note)
     return ModelDescription(model, demo=False, note=_("Answers come from %(model)s.") % {"model": model})
+
+
+def label(model: str) -> str:
+    """Return what people see a model called by its name: the demo model says what it is."""
+    return DEMO_MODEL if model == _DEFAULT_MODELS["demo"] else model
 
 
 def _resolve(spec: str) -> tuple[str, str]:

@@ -12,8 +12,8 @@ from typing import Any
 from django.db.models import Max
 
 from main import bells, values
-from main.channel import Publisher, history
-from main.chat_models import chat_model, describe_chat_model
+from main.channel import Publisher, announce_end, history
+from main.chat_models import chat_model, label
 from main.database import DATABASE_AWAY, with_database
 from main.errors import classify_error
 from main.events import Entry as EntryView
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds for which a database that is away is waited for with a hand-back: a lease that runs out is a crash.
 HAND_BACK_PATIENCE = 60.0
+# Characters of the names of the models that an execution asked.
+MAX_MODELS_LENGTH = 200
 
 
 class Workplace:
@@ -86,9 +88,11 @@ def execute(execution: Execution) -> None:
     except UnknownFlowError as error:
         _finish_unknown(execution, str(error))
         return
-    base, begun = _base(execution)
     publisher = Publisher(
-        str(execution.id), execution.attempt, base, on_superseded=lambda: run.stop("Superseded.")
+        str(execution.id),
+        execution.attempt,
+        Snapshot(url=page_address(str(execution.id))),
+        on_superseded=lambda: run.stop("Superseded."),
     )
     journal = DatabaseJournal(execution)
     run = Run(
@@ -96,16 +100,12 @@ def execute(execution: Execution) -> None:
         journal=journal,
         channel=publisher,
         attempt=execution.attempt,
-        expected_steps=flow.steps or partial(with_database, partial(steps_of_last_success, flow.name)),
+        expected_steps=flow.steps or (lambda: with_database(partial(steps_of_last_success, flow.name), run)),
         step_retries=flow.step_retries,
-        progress=base.progress,
-        begun_steps=begun,
     )
     journal.run = run
-    if execution.attempt > 1 and not begun:
-        publisher.resume()
     with heart.holding(execution, run):
-        _run_to_its_end(flow, execution, run, publisher)
+        _run_to_its_end(flow, execution, journal, publisher)
 
 
 class DatabaseJournal:
@@ -115,8 +115,11 @@ class DatabaseJournal:
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
-        # A first attempt has nothing to look up; a later one reads all of it once.
-        self._known = with_database(self._load) if execution.attempt > 1 else {}
+        self._known: dict[str, Recorded] = {}
+
+    def read(self) -> None:
+        """Read all that earlier attempts kept, once."""
+        self._known = with_database(self._load, self.run)
 
     def recall(self, key: str) -> Recorded | None:
         return self._known.get(key)
@@ -142,15 +145,34 @@ class DatabaseJournal:
         return known
 
 
-def _run_to_its_end(flow: Flow, execution: Execution, run: Run, publisher: Publisher) -> None:
-    publisher.send({"type": "state", "state": "PROGRESS", "status": "Running"})
+def _run_to_its_end(flow: Flow, execution: Execution, journal: DatabaseJournal, publisher: Publisher) -> None:
+    run = journal.run
     try:
+        if execution.attempt > 1:
+            _go_on(execution, journal, publisher)
+        publisher.send({"type": "state", "state": "PROGRESS", "status": "Running"})
         result = _result(flow, run, execution.inputs)
         _finish(execution, run, publisher, result=result)
     except Stopped as stop:
         _stopped(execution, publisher, str(stop))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 whatever a flow raises is how its execution ended
+    except BaseException as error:  # noqa: BLE001 whatever a flow raises is how its execution ended
         _failed(execution, run, publisher, error)
+
+
+def _go_on(execution: Execution, journal: DatabaseJournal, publisher: Publisher) -> None:
+    """Take up what earlier attempts did and showed."""
+    journal.read()
+    known = history(str(execution.id))
+    begun = frozenset[str]()
+    if known and not known.is_final:
+        begun = frozenset(key for key, step in known.steps.items() if step["state"] == "running")
+    else:
+        known = with_database(execution.snapshot, journal.run)
+        known.id = EventId(execution.attempt, 0)
+    journal.run.go_on(known.progress, begun)
+    publisher.snapshot = known
+    if not begun:
+        publisher.resume()
 
 
 def _result(flow: Flow, run: Run, inputs: dict[str, Any]) -> Any:
@@ -159,7 +181,7 @@ def _result(flow: Flow, run: Run, inputs: dict[str, Any]) -> Any:
     if callable(getattr(returned, "invoke", None)):
         returned = run.step(flow.title, returned, flow.arguments(inputs))
     run.check()
-    return values.plain(returned)
+    return values.final(returned)
 
 
 def _finish(execution: Execution, run: Run, publisher: Publisher, **outcome: Any) -> None:
@@ -167,7 +189,7 @@ def _finish(execution: Execution, run: Run, publisher: Publisher, **outcome: Any
         execution.finish,
         **outcome,
         usage=run.usage,
-        chat_model=describe_chat_model().name if run.usage else "",
+        chat_model=", ".join(map(label, run.models))[:MAX_MODELS_LENGTH],
         entries=run.unfiled_entries(),
     )
     with_database(finish, run)
@@ -194,20 +216,19 @@ def _stopped(execution: Execution, publisher: Publisher, reason: str) -> None:
     try:
         if with_database(execution.hand_back, patience=HAND_BACK_PATIENCE):
             bells.ring(execution.kind)
+        else:
+            with_database(partial(_announce_end, execution))
     except DATABASE_AWAY:
         logger.info("execution %s: its lease will run out by itself", execution.id)
 
 
-def _base(execution: Execution) -> tuple[Snapshot, frozenset[str]]:
-    """Return the snapshot to fold on from, and the steps that an earlier attempt began and did not finish."""
-    if execution.attempt == 1:
-        return Snapshot(url=page_address(str(execution.id))), frozenset()
-    known = history(str(execution.id))
-    if known and not known.is_final:
-        return known, frozenset(key for key, step in known.steps.items() if step["state"] == "running")
-    stored = with_database(execution.snapshot)
-    stored.id = EventId(execution.attempt, 0)
-    return stored, frozenset()
+def _announce_end(execution: Execution) -> None:
+    """Tell how this attempt ended where its worker did not learn of it: the answer to its commit was lost."""
+    ended = Execution.objects.filter(
+        id=execution.id, attempt=execution.attempt, state__in=Execution.FINAL
+    ).first()
+    if ended:
+        announce_end(str(ended.id), ended.attempt, ended.result_event(), ended.snapshot())
 
 
 def _finish_unknown(execution: Execution, sentence: str) -> None:

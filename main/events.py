@@ -266,7 +266,7 @@ def _fold_result(snapshot: Snapshot, event: Event) -> None:
     _fold_state(snapshot, event)
     if event["state"] == "SUCCESS":
         snapshot.progress = 100
-        snapshot.final_result = _bounded(event.get("final_result"), snapshot.url)
+        snapshot.final_result = bounded(event.get("final_result"), snapshot.url)
     else:
         snapshot.error = event["error"]
     _end_steps(snapshot)
@@ -344,6 +344,7 @@ def _json_bytes(value: Any) -> int:
     return len(orjson.dumps(value))
 
 
-def _bounded(value: Any, url: str) -> Any:
+def bounded(value: Any, url: str) -> Any:
+    """Return a result, or `{"omitted_bytes", "url"}` where it is too large for a snapshot."""
     size = _json_bytes(value)
     return value if size <= MAX_TEXT_BYTES else {"omitted_bytes": size, "url": url}

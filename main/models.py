@@ -26,7 +26,7 @@ from django.utils.translation import gettext_lazy as _
 
 from main import bells
 from main.events import Entry as EntryView
-from main.events import ErrorDetail, Event, EventId, Snapshot, fold, without_large_data
+from main.events import ErrorDetail, Event, EventId, Snapshot, bounded, fold, without_large_data
 from main.registry import FLOW_REGISTRY, Flow
 from main.run import StepRecord, Stopped, entry_address, page_address, step_name
 
@@ -357,7 +357,8 @@ class Execution(models.Model):
     def result_event(self) -> Event:
         """Return the event that ends the execution. To the contract, CANCELLED is a FAILURE."""
         if self.state == self.State.SUCCESS:
-            return {"type": "result", "state": "SUCCESS", "status": "Done", "final_result": self.result}
+            result = bounded(self.result, page_address(str(self.id)))
+            return {"type": "result", "state": "SUCCESS", "status": "Done", "final_result": result}
         error = cast(ErrorDetail, self.error)
         return {"type": "result", "state": "FAILURE", "status": error["message"], "error": error}
 

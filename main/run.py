@@ -11,7 +11,7 @@ import math
 import random
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -110,23 +110,22 @@ class Run:
         attempt: int = 1,
         expected_steps: int | Callable[[], int] = 0,
         step_retries: int = 3,
-        progress: int = 0,
-        begun_steps: frozenset[str] = frozenset(),
     ) -> None:
         self.id = execution_id
         self.attempt = attempt
         self.usage: dict[str, int] = {}
+        self.models: list[str] = []
         self._journal = journal
         self._channel = channel
         self._expected_steps = expected_steps
         self._step_retries = step_retries
-        self._begun_steps = set(begun_steps)
+        self._begun_steps: set[str] = set()
         self._lock = threading.Lock()
         self._top = _Step(key="", name="")
         self._left: dict[str, list[tuple[int, Entry]]] = {}
         self._position = 0
         self._finished_steps: set[str] = set()
-        self._progress = progress
+        self._progress = 0
         self._stop = threading.Event()
         self._stop_reason = ""
         self._stop_at_step = False
@@ -207,7 +206,18 @@ class Run:
             for name, amount in usage.items():
                 self.usage[name] = self.usage.get(name, 0) + amount
 
+    def note_model(self, name: str) -> None:
+        """Note that a chat model of that name was asked."""
+        with self._lock:
+            if name not in self.models:
+                self.models.append(name)
+
     # What the engine calls
+
+    def go_on(self, progress: int, begun_steps: Iterable[str]) -> None:
+        """Take up an earlier attempt's progress, and the steps that it began and did not finish."""
+        self._progress = progress
+        self._begun_steps = set(begun_steps)
 
     def check(self) -> None:
         """Raise Stopped where the run was told to stop."""
@@ -317,7 +327,9 @@ class Run:
             try:
                 result = _invoked(self, step, what, given)
                 return result, values.checked(result, step.name), tries
-            except Exception as error:
+            except Stopped:
+                raise
+            except BaseException as error:
                 failure = classify_error(error)
                 if not failure.retryable or tries > self._step_retries:
                     self._tell_step(step, "failed")

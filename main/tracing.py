@@ -77,6 +77,7 @@ class Tracer(BaseCallbackHandler):
         name = kwargs.get("name") or ""
         self._begin(run_id, parent_run_id, name)
         model = (kwargs.get("metadata") or {}).get("ls_model_name") or name or "the model"
+        self.run.note_model(model)
         self.run.status(f"Waiting for {model} …")
         self._silent.add(run_id)
 

@@ -23,6 +23,8 @@ from pydantic import BaseModel, RootModel, TypeAdapter
 from main.errors import FlowError
 
 MAX_RESULT_BYTES = 1024 * 1024
+# A flow's own result is kept once, where a step's may be one of many.
+MAX_FINAL_BYTES = 8 * MAX_RESULT_BYTES
 
 # The key that marks a JSON object as one of ours. Its value names the kind, "value" holds what is inside.
 _MARK = "__kept__"
@@ -125,12 +127,23 @@ def checked(value: Any, name: str) -> Any:
         load(kept)
     except Exception as error:  # a class of the flow's own may raise anything
         raise ResultError(f"The step “{name}” returned something that cannot be kept: {error}") from error
-    if size > MAX_RESULT_BYTES:
+    _check_size(f"The step “{name}”", size, MAX_RESULT_BYTES)
+    return kept
+
+
+def final(value: Any) -> Any:
+    """Return `plain(value)` for a flow's result; raises ResultError where it has no JSON form or is too large."""
+    shown = plain(value)
+    _check_size("The flow", len(orjson.dumps(shown)), MAX_FINAL_BYTES)
+    return shown
+
+
+def _check_size(who: str, size: int, limit: int) -> None:
+    if size > limit:
         raise ResultError(
-            f"The step “{name}” returned {size} bytes; at most {MAX_RESULT_BYTES} are kept. "
+            f"{who} returned {size} bytes; at most {limit} are kept. "
             "Write it to a file or a database and return where it is."
         )
-    return kept
 
 
 def _marked(kind: str, value: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Flows for tests of the engine."""
 
+import asyncio
 import os
 import threading
 import time
@@ -99,6 +100,18 @@ def secret_flow(run: Run) -> None:
 
 
 @flow(public=True)
+def leaving_flow(run: Run, how: str) -> None:
+    """Raise what no `except Exception` catches, in a step."""
+    exits = {"cancel": asyncio.CancelledError, "exit": SystemExit, "interrupt": KeyboardInterrupt}
+
+    def leave() -> None:
+        run.log("Leaving")
+        raise exits[how]
+
+    run.step("Leave", leave)
+
+
+@flow(public=True)
 def odd_result_flow(run: Run) -> Any:
     """Return what nobody can keep."""
     return run.step("Odd", threading.Lock)
@@ -127,6 +140,16 @@ def chain_flow(run: Run, llm: ChatModel, question: str) -> Any:
     find = (lookup | RunnableLambda(lambda hits: {"hits": hits})).with_config(run_name="Find sources")
     prompt = ChatPromptTemplate.from_template("{hits}").with_config(run_name="Build the prompt")
     return find | prompt | llm | StrOutputParser()
+
+
+@flow(public=True)
+def two_models_flow(run: Run, llm: ChatModel) -> str:
+    """Ask the default model, and one that the flow makes itself."""
+    from langchain_core.language_models import FakeListChatModel
+
+    run.step("Ask the default", lambda: llm.invoke("Tides?").text)
+    own = FakeListChatModel(responses=["The moon."], metadata={"ls_model_name": "own-1"})
+    return str(run.step("Ask its own", lambda: own.invoke("Tides?").text))
 
 
 @flow(title="Members only")

@@ -195,6 +195,14 @@ def test_inputs_that_fit_no_more_are_a_failure() -> None:
     assert fresh(execution).state == "FAILURE"
 
 
+@pytest.mark.parametrize("how", ["cancel", "exit", "interrupt"])
+def test_whatever_a_flow_raises_is_how_its_execution_ends(how: str) -> None:
+    execution = executed("leaving_flow", how=how)
+    assert execution.error
+    assert (execution.state, execution.attempt, execution.error["type"]) == ("FAILURE", 1, "error")
+    assert [str(entry) for entry in execution.entries.all()] == ["▶ Leave", "Leaving"]
+
+
 def test_a_result_that_cannot_be_kept_is_a_failure_that_says_why() -> None:
     execution = executed("odd_result_flow")
     assert execution.error
@@ -210,6 +218,11 @@ def test_what_models_used_is_counted(settings: Any) -> None:
     assert execution.chat_model == "Demo model"
     assert execution.usage["output_tokens"] > 0
     assert (executed("count_flow").chat_model, executed("count_flow").usage) == ("", {})
+
+
+def test_the_models_that_were_asked_are_named(settings: Any) -> None:
+    settings.CHAT_MODEL, settings.GEMINI_API_KEY, settings.DEMO_TOKEN_DELAY = "", "", 0.0
+    assert executed("two_models_flow").chat_model == "Demo model, own-1"
 
 
 def test_a_chain_that_is_returned_is_run_as_a_step(settings: Any) -> None:
@@ -339,7 +352,78 @@ def test_a_run_that_stops_before_its_next_step_is_handed_back(monkeypatch: pytes
     assert [step.attempt for step in execution.steps.all()] == [1, 2]
 
 
+@pytest.mark.parametrize("what", ["an event", "a snapshot"])
+def test_a_later_attempt_makes_do_without_a_history_of_another_version(what: str) -> None:
+    execution = waiting("count_flow")
+    assert claim().hand_back()
+    key = str(execution.id)
+    if what == "an event":
+        redis_client().xadd(stream_key(key), {"e": b'{"id":"1-1","type":"dance"}'}, id="1-1")
+    else:
+        redis_client().set(channel.meta_key(key), b'{"snapshot":{"id":"1-1"}}')
+    execute(claim())
+    assert (fresh(execution).state, fresh(execution).attempt) == ("SUCCESS", 2)
+    assert streamed(execution)[-1]["final_result"] == 3
+
+
 # A database that goes away
+
+
+@pytest.mark.parametrize("where", ["the journal", "the snapshot", "the number of steps"])
+def test_a_later_attempt_waits_for_a_database_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(database, "DATABASE_PAUSE", 0.01)
+    execution = waiting("cpu_count_flow")
+    assert claim().hand_back()
+    owner, name = {
+        "the journal": (engine.DatabaseJournal, "_load"),
+        "the snapshot": (Execution, "snapshot"),
+        "the number of steps": (engine, "steps_of_last_success"),
+    }[where]
+    fail_at_first(monkeypatch, owner, name)
+    execute(claim())
+    assert (fresh(execution).state, fresh(execution).attempt) == ("SUCCESS", 2)
+
+
+def fail_at_first(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, late: bool = False) -> None:
+    """Have the database go away in the first call of something: before it, or before its answer comes."""
+    real = getattr(owner, name)
+    failures = [OperationalError()]
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        answer = real(*args, **kwargs) if late or not failures else None
+        if failures:
+            raise failures.pop()
+        return answer
+
+    monkeypatch.setattr(owner, name, fail)
+
+
+@pytest.mark.parametrize("told", ["by the fence", "by the heart"])
+def test_an_end_whose_commit_was_not_answered_is_told(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    execution = waiting("count_flow")
+    claimed = claim()
+    if told == "by the heart":
+        monkeypatch.setattr(database, "DATABASE_PAUSE", 60)
+        beating = threading.Event()
+        in_thread(lambda: beat_until(beating))
+    fail_at_first(monkeypatch, Execution, "finish", late=True)
+    try:
+        execute(claimed)
+    finally:
+        if told == "by the heart":
+            beating.set()
+    assert fresh(execution).state == "SUCCESS"
+    assert streamed(execution)[-1]["final_result"] == 3
+    known = history(str(execution.id))
+    assert known
+    assert known.public() == fresh(execution).snapshot().public()
+
+
+def beat_until(end: threading.Event) -> None:
+    while not end.wait(0.1):
+        heart.beat()
 
 
 def break_connections_that_wait() -> None:
@@ -711,3 +795,22 @@ def test_a_large_entry_can_be_had_whole_while_its_step_is_under_way() -> None:
     [shown] = [event for event in streamed(execution) if event["type"] == "tool_result"]
     assert shown["data"]["url"] == entry.address
     assert Claim(execution.id, 1) not in Execution.renew_leases([Claim(execution.id, 1)])
+
+
+def test_a_large_result_is_kept_whole_and_not_sent_whole() -> None:
+    execution = executed("large_flow", kilobytes=2000)
+    assert len(str(execution.result)) == 2_000_000
+    assert streamed(execution)[-1]["final_result"] == {
+        "omitted_bytes": 2_000_002,
+        "url": f"/executions/{execution.id}/",
+    }
+
+
+def test_a_result_that_is_far_too_large_is_a_failure_that_says_what_to_do() -> None:
+    execution = executed("large_flow", kilobytes=9000)
+    assert execution.error
+    assert execution.error["type"] == "result"
+    assert execution.error["message"] == (
+        "The flow returned 9000002 bytes; at most 8388608 are kept. "
+        "Write it to a file or a database and return where it is."
+    )

@@ -467,7 +467,8 @@ def test_a_flow_may_go_on_after_a_failed_step(run: Run, journal: Journal, channe
 def test_a_step_that_an_earlier_attempt_began_says_that_it_begins_again(
     new_run: Callable[..., Run], channel: Channel
 ) -> None:
-    run = new_run(attempt=2, begun_steps=frozenset({"Two"}))
+    run = new_run(attempt=2)
+    run.go_on(progress=0, begun_steps={"Two"})
     run.step("One", int)
     run.step("Two", int)
     restarted = [event["step"] for event in channel.of("step") if event.get("restarted")]
@@ -512,7 +513,8 @@ def test_a_later_attempt_goes_on_from_where_progress_was(
     new_run: Callable[..., Run], channel: Channel
 ) -> None:
     new_run(expected_steps=4).step("One", int)
-    run = new_run(expected_steps=4, progress=25, attempt=2)
+    run = new_run(expected_steps=4, attempt=2)
+    run.go_on(progress=25, begun_steps=())
     run.step("One", int)
     run.step("Two", int)
     assert [event["progress"] for event in channel.of("progress")] == [25, 50]
