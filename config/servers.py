@@ -30,7 +30,7 @@ from config.embedded import (
 )
 
 # Seconds that a server gets to start, perhaps after a crash, and to stop.
-START_PATIENCE, STOP_PATIENCE = 60.0, 1.2
+START_PATIENCE, STOP_PATIENCE = 60.0, 1.0
 NOBODY = 65534
 FORGETFUL = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 

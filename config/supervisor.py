@@ -5,12 +5,12 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import watchfiles
@@ -22,8 +22,9 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COLOURS = (36, 33, 35)
 # Lines come as they are written; Celery's long advice against root is for servers.
 ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore:You're running the worker with superuser"}
-# Seconds that a child gets to end: a little more than a worker needs to hand back what it runs.
-GRACE = 4.3
+# Seconds that a child gets to end: a little more than a worker needs to hand back what it runs (GRACE in
+# main/tasks.py). The databases then get servers.STOP_PATIENCE; together that stays below 5 s.
+GRACE = 3.0
 # A child that ends with an error in this many seconds has not got going: it waits for better code.
 INFANCY = 15.0
 # Seconds before a child that crashed starts again, doubling from the first to the last.
@@ -31,23 +32,33 @@ FIRST_PAUSE, LAST_PAUSE = 0.5, 10.0
 
 
 class Supervisor:
-    """The children of one `manage.py dev`, web server first, until a signal comes."""
+    """The children of one `manage.py dev`, until a signal comes.
+
+    The first child is the web server. It inherits the listener, which stays open while the server restarts.
+    """
 
     def __init__(
-        self, commands: dict[str, list[str]], servers: Servers, local_dir: Path, watched: "Watched"
+        self,
+        commands: dict[str, list[str]],
+        listener: socket.socket,
+        servers: Servers,
+        local_dir: Path,
+        watched: "Watched",
     ) -> None:
         self.children = [
             Child(command, local_dir, labelled(name, colour, max(map(len, commands))))
             for (name, command), colour in zip(commands.items(), COLOURS, strict=False)
         ]
+        self.children[0].inherited = (listener.fileno(),)
+        self.listener = listener
         self.servers = servers
         self.local_dir = local_dir
         self.watched = watched
 
-    async def run(self, host: str, port: int, welcome: str) -> None:
-        """Print `welcome` when the web server at this address answers; return after a signal of STOPS."""
+    async def run(self) -> None:
+        """Say when and where the web server answers; return after a signal of STOPS."""
         duties = [child.keep() for child in self.children]
-        duties += [greet(host, port, welcome), self.revive_servers()]
+        duties += [greet(*reachable(self.listener)), self.revive_servers()]
         duties += [self.restart_on_change(self.watched.trees, recursive=True)]
         duties += [self.restart_on_change(self.watched.folders, recursive=False)]
         async with asyncio.TaskGroup() as group:
@@ -84,6 +95,7 @@ class Child:
         self.command = guarded([sys.executable, *command[1:]], local_dir, grace=GRACE)
         self.say = say
         self.told_to_restart = asyncio.Event()
+        self.inherited: tuple[int, ...] = ()
         self.lifeline: asyncio.StreamWriter | None = None
 
     async def keep(self) -> None:
@@ -116,6 +128,7 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # or a Ctrl-C would reach it before us
+            pass_fds=self.inherited,
             env=os.environ | ENVIRONMENT,
         )
         self.lifeline = process.stdin
@@ -131,10 +144,14 @@ class Child:
 
     async def pass_on(self, output: asyncio.StreamReader | None) -> None:
         rest = b""
-        while output and (chunk := await output.read(65536)):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                self.say(line.decode(errors="replace"))
+        try:
+            while output and (chunk := await output.read(65536)):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self.say(line.decode(errors="replace"))
+        finally:
+            if rest:  # the last line may have no end
+                self.say(rest.decode(errors="replace"))
 
     async def wait_for_restart(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -172,21 +189,28 @@ def tell(text: str) -> None:
     sys.stdout.flush()
 
 
-async def greet(host: str, port: int, welcome: str) -> None:
-    while not await asyncio.to_thread(answers, host, port):
+async def greet(host: str, port: int) -> None:
+    while not await answers(host, port):
         await asyncio.sleep(0.05)
-    tell(welcome)
+    tell(f"Ready on http://{f'[{host}]' if ':' in host else host}:{port}/")
 
 
-def answers(host: str, port: int) -> bool:
-    connection = HTTPConnection(host, port, timeout=5)
+async def answers(host: str, port: int) -> bool:
+    """Ask the web server; where it still starts, its answer is waited for."""
     try:
-        connection.request("GET", "/health/")
-        return connection.getresponse().status < 500
-    except (OSError, HTTPException):
+        reader, writer = await asyncio.open_connection(host, port)
+        with closing(writer):
+            writer.write(b"GET /health/ HTTP/1.0\r\n\r\n")
+            status = (await reader.readline()).split()[1:2]
+            return bool(status) and int(status[0]) < 500
+    except OSError:
         return False
-    finally:
-        connection.close()
+
+
+def reachable(listener: socket.socket) -> tuple[str, int]:
+    """Return an address to connect to, also where it listens on all of them."""
+    host, port = listener.getsockname()[:2]
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104
 
 
 # What is watched

@@ -11,11 +11,13 @@ import httpx
 import psutil
 import pytest
 
-from config import embedded
+from config import embedded, servers, supervisor
 from config.embedded import becomes_free, children_lock
 from config.supervisor import Watched, watched
 from config.tests.development import Development
 from config.tests.waiting import wait_until
+from main import tasks
+from main.tests.platform import Visitor, free_port
 
 FLOW = '''
 from main.registry import flow
@@ -125,6 +127,16 @@ def test_a_signal_in_the_middle_of_the_start_leaves_nothing(empty_dir: Path) -> 
         assert_nothing_left(empty_dir)
 
 
+def test_the_password_is_shown_also_where_the_web_server_does_not_start(
+    empty_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text("def broken(:\n")
+    with Development(empty_dir, FLOW_MODULES="broken", PYTHONPATH=str(tmp_path)) as development:
+        development.wait_for("web .*Ended with an error")
+        development.stop(signal.SIGINT)
+        assert re.search(r"(?m)^Admin: admin@example\.com, password \S+ ", development.output)
+
+
 def test_after_a_kill_everything_ends_by_itself_and_the_next_start_goes_on(empty_dir: Path) -> None:
     with Development(empty_dir) as first:
         first.wait_until_ready()
@@ -134,6 +146,20 @@ def test_after_a_kill_everything_ends_by_itself_and_the_next_start_goes_on(empty
         second.wait_until_ready()
         assert "Admin:" not in second.output  # that was printed by the first
         assert_ends_well(second, signal.SIGINT)
+
+
+def test_it_ends_in_time_while_executions_run(empty_dir: Path, tmp_path: Path) -> None:
+    flows = {"FLOW_MODULES": "main.tests.engine_flows", "CPU_CONCURRENCY": "2"}
+    with Development(empty_dir, **flows) as development, Visitor(development.wait_until_ready()) as visitor:
+        started = [visitor.start("cpu_slow_flow", seconds=60) for _ in range(2)]
+        started += [visitor.start("stubborn_flow", folder=str(tmp_path)) for _ in range(2)]
+        wait_until(lambda: all(visitor.details(each)["state"] == "PROGRESS" for each in started), 30)
+        assert_ends_well(development, signal.SIGTERM)
+
+
+def test_what_does_not_end_by_itself_is_ended_a_second_before_the_limit() -> None:
+    assert tasks.GRACE + 0.5 < supervisor.GRACE
+    assert supervisor.GRACE + servers.STOP_PATIENCE <= 4
 
 
 # Beside others
@@ -154,6 +180,15 @@ def test_a_port_in_use_is_one_sentence(empty_dir: Path) -> None:
     assert code == 1
     assert output.startswith(f"CommandError: Port {port} is in use. Stop what uses it, or take another: ")
     assert output.count("\n") == 1
+
+
+def test_of_two_starts_on_one_port_the_second_is_refused(empty_dir: Path) -> None:
+    port = str(free_port())
+    with Development(empty_dir / "first", PORT=port):
+        wait_until((empty_dir / "first" / "postgres.log").exists, 30)  # long before it is ready
+        code, output = Development(empty_dir / "second", PORT=port).manage("dev")
+        assert (code, output.count("\n")) == (1, 1)
+        assert f"Port {port} is in use." in output
 
 
 @pytest.mark.parametrize("port", ["http", "-1", "65536"])

@@ -17,9 +17,10 @@ from accounts.models import User
 from config import embedded
 from config.processes import commands
 from config.servers import Servers
-from config.supervisor import STOPS, Supervisor, watched
+from config.supervisor import STOPS, Supervisor, tell, watched
 
 ADMIN = "admin@example.com"
+BACKLOG = 2048  # gunicorn's own
 
 
 class Command(BaseCommand):
@@ -36,15 +37,14 @@ class Command(BaseCommand):
 
 
 def run() -> None:
-    with embedded.owned(settings.LOCAL_DIR) as note_port:
-        host, port = choose_address()
-        note_port(port)
+    with embedded.owned(settings.LOCAL_DIR) as note_port, listen() as listener:
+        note_port(listener.getsockname()[1])
         with embedded_servers() as servers:
             call_command("migrate", interactive=False, verbosity=0)
-            welcome = f"{create_first_admin()}Ready on {url(host, port)}"
+            create_first_admin()
             connection.close()
             connection.close_pool()  # type: ignore[attr-defined]  # PostgreSQL has one
-            asyncio.run(supervisor(servers, host, port).run(reachable(host), port, welcome))
+            asyncio.run(supervisor(servers, listener).run())
             ignore_signals()
 
 
@@ -65,9 +65,9 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def supervisor(servers: Servers, host: str, port: int) -> Supervisor:
+def supervisor(servers: Servers, listener: socket.socket) -> Supervisor:
     folders = watched(settings.BASE_DIR, settings.FLOW_MODULES)
-    return Supervisor(child_commands(host, port), servers, settings.LOCAL_DIR, folders)
+    return Supervisor(child_commands(listener), listener, servers, settings.LOCAL_DIR, folders)
 
 
 def embedded_servers() -> Servers:
@@ -80,53 +80,40 @@ def embedded_servers() -> Servers:
     )
 
 
-def child_commands(host: str, port: int) -> dict[str, list[str]]:
+def child_commands(listener: socket.socket) -> dict[str, list[str]]:
     return commands(
-        bind=f"{bracketed(host)}:{port}",
+        bind=f"fd://{listener.fileno()}",
         web=int(os.environ.get("WEB_CONCURRENCY") or 1),
         io=settings.IO_CONCURRENCY,
         cpu=settings.CPU_CONCURRENCY,
     )
 
 
-def create_first_admin() -> str:
-    """Create an administrator where there is none yet; return a line with the password, else nothing."""
+def create_first_admin() -> None:
+    """Create an administrator where there is none yet, and print the password."""
     if User.objects.filter(is_superuser=True).exists():
-        return ""
+        return
     password = secrets.token_urlsafe(12)
+    # Said before it is done: were we interrupted in between, the next start would do and say it again.
+    tell(f"Admin: {ADMIN}, password {password} (this is shown once)")
     User.objects.create_superuser(ADMIN, password)
-    return f"Admin: {ADMIN}, password {password} (this is shown once)\n"
 
 
-# Where we listen
-
-
-def choose_address() -> tuple[str, int]:
-    """Return HOST and PORT, with a free port for 0."""
+def listen() -> socket.socket:
+    """Listen on HOST and PORT, on a free port for 0; whoever connects early waits for the web server."""
     host, port = os.environ.get("HOST") or "127.0.0.1", os.environ.get("PORT") or "8000"
     if not port.isdigit() or int(port) > 65535:
         raise CommandError(f"PORT is {port!r}. It has to be a number up to 65535; 0 takes a free one.")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, int(port)))
-            return host, probe.getsockname()[1]
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, int(port)))
+        listener.listen(BACKLOG)
     except OSError as error:
+        listener.close()
         if error.errno != errno.EADDRINUSE:
             raise CommandError(f"Cannot listen on {host}, port {port}: {error.strerror}.") from error
         raise CommandError(
             f"Port {port} is in use. Stop what uses it, or take another: PORT=8001 make run (0 takes any)."
         ) from error
-
-
-def url(host: str, port: int) -> str:
-    return f"http://{bracketed(reachable(host))}:{port}/"
-
-
-def reachable(host: str) -> str:
-    """Return an address to connect to, for one that means all of them."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-
-
-def bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+    return listener
