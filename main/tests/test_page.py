@@ -392,3 +392,66 @@ def test_the_page_speaks_spanish(platform: Platform, new_context: NewContext) ->
     expect(page.get_by_role("heading", name="Iniciar un flujo")).to_be_visible()
     expect(page.get_by_role("heading", name="No hay nada en ejecución")).to_be_visible()
     expect(page.locator("html")).to_have_attribute("lang", "es")
+
+
+@pytest.fixture
+def spanish(platform: Platform, new_context: NewContext) -> Page:
+    """A Spanish page that notes every line which says what is going on, however short it is shown."""
+    page = new_context(locale="es-ES").new_page()
+    page.goto(platform.url)
+    page.evaluate(
+        """() => {
+            globalThis.said = new Set();
+            const note = () => document.querySelectorAll(".status, .row-facts, [aria-valuetext]").forEach(
+                (each) => said.add(each.getAttribute("aria-valuetext")?.split(" · ")[1] ?? each.textContent));
+            new MutationObserver(note).observe(document.body,
+                {subtree: true, childList: true, characterData: true, attributes: true});
+        }"""
+    )
+    return page
+
+
+def begin(spanish: Page, title: str) -> None:
+    choose(spanish, title)
+    spanish.get_by_role("button", name="Iniciar", exact=True).click()
+
+
+def expect_no_english(spanish: Page) -> None:
+    said: list[str] = spanish.evaluate("[...said]")
+    assert said
+    english = re.compile(r"\b(Waiting|Writing|Running|Done|Using|The|was|failed|cancelled)\b")
+    assert [each for each in said if english.search(each)] == []
+    places = spanish.locator("#past, #announcer, .title-line, .facts, .actions, .failure").all_inner_texts()
+    assert len(places) > 2
+    assert [each for each in places if english.search(each)] == []
+
+
+def test_an_execution_is_told_in_spanish_to_its_end(spanish: Page) -> None:
+    begin(spanish, "Poem")
+    expect(spanish.locator(STATE)).to_have_text("Terminada", timeout=RUNNING_ON)
+    expect(spanish.get_by_role("status")).to_contain_text("Poem ha terminado.")
+    assert "Escribiendo …" in spanish.evaluate("[...said]")
+    spanish.get_by_role("link", name="API-CTM").click()
+    expect(spanish.locator(".card .state")).to_have_text("Terminada")
+    expect_no_english(spanish)
+
+
+def test_a_failure_is_told_in_spanish(spanish: Page) -> None:
+    begin(spanish, "Secret")
+    expect(spanish.locator(STATE)).to_have_text("Fallida", timeout=RUNNING_ON)
+    sentence = "El flujo falló por un error en su código. El registro del servidor tiene los detalles."
+    expect(spanish.locator(".failure-sentence")).to_have_text(sentence)
+    expect(spanish.get_by_role("status")).to_contain_text(f"Secret ha fallado: {sentence}")
+    expect_no_english(spanish)
+    spanish.get_by_role("link", name="API-CTM").click()
+    expect(spanish.locator(".card-text")).to_have_text(sentence)
+
+
+def test_a_cancelled_execution_is_told_in_spanish(spanish: Page) -> None:
+    begin(spanish, "Slow words")
+    expect(spanish.locator(GROWING)).to_contain_text("word3", timeout=RUNNING_ON)
+    spanish.get_by_role("button", name="Cancelar").click()
+    expect(spanish.locator(STATE)).to_have_text("Cancelada")
+    expect_no_english(spanish)
+    spanish.get_by_role("link", name="API-CTM").click()
+    expect(spanish.locator(".card-text")).to_have_text("La ejecución se canceló.")

@@ -7,6 +7,7 @@ import { Fields } from "./form.js";
 import { Overview } from "./overview.js";
 import { PHASES, Panel, placeholder } from "./panel.js";
 import { Past } from "./past.js";
+import { translated } from "./sentences.js";
 import { Watch, readOnce } from "./watch.js";
 import { fill, gettext } from "./words.js";
 
@@ -43,7 +44,7 @@ function announce(record, before) {
     say(gettext("The connection was lost. Connecting again."));
   if (record.state === before.state) return;
   if (now === "done") say(fill(gettext("%(title)s is done. The answer is there."), { title }));
-  else if (now === "failed") say(fill(gettext("%(title)s failed: %(status)s"), { title, status: record.status }));
+  else if (now === "failed") say(fill(gettext("%(title)s failed: %(status)s"), { title, status: translated(record.status) }));
   else say(`${title}: ${PHASES[now]()}`);
 }
 

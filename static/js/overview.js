@@ -3,6 +3,7 @@
 import { h, setText } from "./dom.js";
 import { isFinal } from "./executions.js";
 import { Progress, StateMark } from "./panel.js";
+import { translated } from "./sentences.js";
 import { readable } from "./text.js";
 import { gettext } from "./words.js";
 
@@ -12,7 +13,7 @@ const TAIL = 400;
 function excerpt({ state, status, details }) {
   const final = details?.final_result;
   if (state === "SUCCESS") return typeof final === "string" ? readable(final.slice(0, TAIL)).replace(/\n{2,}/g, "\n") : "";
-  if (state === "FAILURE" || state === "CANCELLED") return details?.error?.message ?? status ?? "";
+  if (state === "FAILURE" || state === "CANCELLED") return translated(details?.error?.message ?? status) ?? "";
   const partial = details?.partial_result ?? "";
   return readable(partial.length > TAIL ? `… ${partial.slice(-TAIL)}` : partial);
 }
@@ -49,7 +50,7 @@ export class Card {
   update() {
     const final = isFinal(this.record);
     this.state.update(this.record);
-    setText(this.status, this.record.status ?? "");
+    setText(this.status, translated(this.record.status) ?? "");
     this.status.hidden = final;
     this.progress.element.hidden = final;
     this.progress.update(this.record);

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { growText, h, icon, setText } from "./dom.js";
 import { isFinal, phase, seconds } from "./executions.js";
+import { translated } from "./sentences.js";
 import { readable } from "./text.js";
 import { Timeline, folded, omitted } from "./timeline.js";
 import { ago, gettext, moment, span } from "./words.js";
@@ -31,7 +32,7 @@ export class Progress {
     this.bar.style.transform = `scaleX(${value / 100})`;
     this.element.classList.toggle("waiting", record.state === "PENDING");
     this.element.setAttribute("aria-valuenow", String(value));
-    this.element.setAttribute("aria-valuetext", `${value} % · ${record.status ?? ""}`);
+    this.element.setAttribute("aria-valuetext", `${value} % · ${translated(record.status) ?? ""}`);
   }
 }
 
@@ -223,7 +224,7 @@ export class Panel {
     const final = isFinal(record);
     this.element.dataset.phase = now;
     this.state.update(record);
-    setText(this.status, record.status ?? "");
+    setText(this.status, translated(record.status) ?? "");
     setText(this.percent, `${Math.round(record.progress ?? 0)} %`);
     this.progress.update(record);
     this.now.hidden = final;
@@ -265,7 +266,7 @@ export class Panel {
     const { details, status } = this.record;
     this.error.hidden = now !== "failed";
     if (now !== "failed") return;
-    const sentence = details?.error?.message || status || gettext("The execution failed.");
+    const sentence = translated(details?.error?.message || status) || gettext("The execution failed.");
     if (this.error.dataset.sentence === sentence) return;
     this.error.dataset.sentence = sentence;
     this.error.replaceChildren(h("p", { class: "failure-sentence" }, sentence));

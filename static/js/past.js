@@ -3,6 +3,7 @@
 import { h, setText } from "./dom.js";
 import { isFinal, seconds } from "./executions.js";
 import { StateMark } from "./panel.js";
+import { translated } from "./sentences.js";
 import { ago, fill, gettext, moment, ngettext, span } from "./words.js";
 
 const PAGE = 12;
@@ -31,7 +32,7 @@ class Row {
     const { record } = this;
     this.state.update(record);
     const took = isFinal(record) ? seconds(record) : null;
-    const facts = [isFinal(record) ? ago(record.created_at) : record.status, took !== null && span(took)];
+    const facts = [isFinal(record) ? ago(record.created_at) : translated(record.status), took !== null && span(took)];
     setText(this.facts, facts.filter(Boolean).join(" · "));
     this.facts.title = moment(record.created_at);
     this.bar.hidden = isFinal(record);

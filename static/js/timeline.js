@@ -1,6 +1,7 @@
 /* Steps, log lines and tool results. Only what differs from the last snapshot is built anew. */
 
 import { h, icon, setText, webAddress } from "./dom.js";
+import { translated } from "./sentences.js";
 import { fill, gettext, ngettext, size } from "./words.js";
 
 // So many newest entries of a step are shown at first; the others on demand.
@@ -51,7 +52,7 @@ function toolData(data) {
 }
 
 function entryElement(entry, underStep) {
-  if (entry.type !== "tool_result") return h("li", { class: "log" }, entry.message ?? "");
+  if (entry.type !== "tool_result") return h("li", { class: "log" }, translated(entry.message) ?? "");
   const title = entry.step_name && entry.step_name !== underStep ? entry.step_name : null;
   const tool = h("code", { class: "tool" }, entry.tool ?? "");
   return h("li", { class: "tool-result" }, h("p", { class: "tool-line" }, title, title && " ", tool), toolData(entry.data));

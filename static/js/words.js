@@ -5,6 +5,9 @@ const language = document.documentElement.lang || "en";
 /** The translated string; without a catalogue the English one. */
 export const gettext = (text) => (globalThis.gettext ? globalThis.gettext(text) : text);
 
+/** Marks a string for the catalogue where it is not shown yet. */
+export const gettext_noop = (text) => text;
+
 /** One of two translated forms by count. */
 export function ngettext(one, many, count) {
   return globalThis.ngettext ? globalThis.ngettext(one, many, count) : count === 1 ? one : many;
