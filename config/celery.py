@@ -9,7 +9,7 @@ from typing import Any
 
 import django
 from celery import Celery
-from celery.signals import import_modules
+from celery.signals import import_modules, setup_logging
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
@@ -20,6 +20,11 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 @import_modules.connect
 def _set_django_up(**_: Any) -> None:
     django.setup()
+
+
+@setup_logging.connect
+def _leave_logging_alone(**_: Any) -> None:
+    """Django's set-up has applied LOGGING; Celery would put its own over it, unless somebody answers here."""
 
 
 app.autodiscover_tasks(["main"])  # after the set-up: both answer the same signal, in this order

@@ -101,6 +101,14 @@ def test_every_child_answers_to_its_name(development: Development) -> None:
     development.wait_for(r"(?m)^web        \| .*Listening at")
 
 
+def test_a_worker_logs_what_it_runs(development: Development) -> None:
+    with Visitor(development.wait_until_ready()) as visitor:
+        task_id = visitor.start("poem_flow")
+    development.wait_for(
+        rf"worker-io +\| \S+ \S+ INFO main\.engine: execution {task_id}: poem_flow, attempt 1"
+    )
+
+
 def test_a_killed_child_comes_back(development: Development) -> None:
     development.wait_until_workers_ask()
     guards = psutil.Process(development.process.pid).children()
