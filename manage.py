@@ -50,10 +50,8 @@ def run(command: str) -> None:
                 sys.exit(sentence)
             print(sentence, file=sys.stderr)
         execute_from_command_line(sys.argv)
-    except EmbeddedError as error:
+    except (EmbeddedError, ImproperlyConfigured) as error:
         sys.exit(str(error))
-    except ImproperlyConfigured as error:
-        sys.exit(f"{error} In development this needs `make run`, in another terminal.")
     except (OperationalError, PoolTimeout):
         if not is_database_down():
             raise

@@ -1,9 +1,11 @@
 """All settings, each read once from the environment or from `.env`; `.env.example` names every one.
 
-Development is whatever `manage.py dev` or pytest started (they set DEVELOPMENT), and whatever command joins a
-running `manage.py dev`. Everything else is production and refuses to start on an unsafe setting.
+Development is whatever `manage.py dev` or pytest started (they set DEVELOPMENT), and whatever command of `manage.py`
+joins a running `manage.py dev`. Everything else is production and refuses to start on an unsafe setting.
 """
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,14 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = environ.Env()
 env.read_env(env.str("ENV_FILE", default=str(BASE_DIR / ".env")))
+# A value that begins with $ would be taken for another variable's name. Escaped, each is read as it is.
+env.ENVIRON = {name: value.replace("$", r"\$") for name, value in os.environ.items()}
+env.escape_proxy = True
 
 LOCAL_DIR = Path(env.str("LOCAL_DIR", default="") or BASE_DIR / ".local").resolve()
-DEVELOPMENT: bool = env.bool("DEVELOPMENT", default=embedded.is_running(LOCAL_DIR))
+# A server that somebody starts beside it must not become lenient, so only manage.py joins.
+JOINS = Path(sys.argv[0]).name == "manage.py" and embedded.is_running(LOCAL_DIR)
+DEVELOPMENT: bool = env.bool("DEVELOPMENT", default=JOINS)
 DEBUG: bool = env.bool("DEBUG", default=False)
 SECRET_KEY: str = env.str("SECRET_KEY", default="")
 ALLOWED_HOSTS: list[str] = env.list(
@@ -31,7 +38,8 @@ if DEVELOPMENT:
     SECRET_KEY = SECRET_KEY or embedded.secret_key(LOCAL_DIR)
 elif not SECRET_KEY:
     raise ImproperlyConfigured(
-        "SECRET_KEY is not set. Put a long random string into .env or the environment."
+        "SECRET_KEY is not set. Put a long random string into .env or the environment. "
+        "In development this needs `make run`, in another terminal."
     )
 elif DEBUG:
     raise ImproperlyConfigured("DEBUG is on. It shows internals to visitors: remove it, or use `make run`.")
@@ -119,6 +127,8 @@ DATABASES["default"] |= {
     "CONN_MAX_AGE": 0,  # the pool keeps connections; each is given back as soon as it is not needed
     "CONN_HEALTH_CHECKS": True,
     "OPTIONS": {
+        "connect_timeout": 2,
+        **DATABASES["default"].get("OPTIONS", {}),  # such as sslmode in DATABASE_URL
         "pool": {
             "min_size": 1,
             "max_size": env.int("DATABASE_POOL_SIZE", default=10),
@@ -126,7 +136,6 @@ DATABASES["default"] |= {
             # The pool would wait twice as long before each try: after a minute's outage for another minute.
             "reconnect_timeout": 2,
         },
-        "connect_timeout": 2,
     },
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -142,7 +151,6 @@ CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 24 * 3600}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_DEFAULT_QUEUE = "io"
-CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 
 # Flows, models, search
 
@@ -185,7 +193,8 @@ HTTPS: bool = env.bool("HTTPS", default=not DEVELOPMENT)
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SECURE_REDIRECT_EXEMPT = [r"^health/?$"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if PROXIES else None
-SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
+# Seconds for which browsers shall ask this domain, and all below it, over HTTPS only.
+SECURE_HSTS_SECONDS: int = env.int("HSTS_SECONDS", default=365 * 24 * 3600) if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 X_FRAME_OPTIONS = "DENY"
 CONTENT_SECURITY_POLICY = {

@@ -44,6 +44,12 @@ def test_a_missing_setting_is_a_sentence(empty_dir: Path) -> None:
     assert ran.stderr.endswith("In development this needs `make run`, in another terminal.\n")
 
 
+def test_what_a_server_refuses_is_said_without_advice_for_development(empty_dir: Path) -> None:
+    ran = manage(empty_dir, "migrate", SECRET_KEY="a key", DEBUG="true")
+    assert ran.returncode == 1
+    assert ran.stderr == "DEBUG is on. It shows internals to visitors: remove it, or use `make run`.\n"
+
+
 @pytest.mark.parametrize("arguments", [["check"], ["makemigrations", "--check", "--dry-run"], ["help"]])
 def test_a_command_about_the_code_needs_nothing(empty_dir: Path, arguments: list[str]) -> None:
     ran = manage(empty_dir, *arguments)

@@ -1,5 +1,6 @@
 """Settings: every one is explained, and a server does not start with an unsafe one."""
 
+import ast
 import os
 import re
 import subprocess
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+
+from config import embedded
+from main.chat_models import DEFAULT_GEMINI
 
 EXAMPLE = (settings.BASE_DIR / ".env.example").read_text()
 SAFE = {
@@ -78,6 +82,30 @@ def test_the_example_with_every_default_written_out_works(tmp_path: Path) -> Non
     assert load_settings(ENV_FILE=str(file), LOCAL_DIR=str(tmp_path)) == (0, "['example.com']")
 
 
+def test_the_example_names_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text(re.sub(r"^#(?=(?!CHAT_MODEL)[A-Z_]+=.)", "", EXAMPLE, flags=re.MULTILINE))
+    names = re.findall(r"^#?([A-Z_]+)=", EXAMPLE, re.MULTILINE)
+    shown = [*names, "DATABASES", "LOGGING", "SECURE_HSTS_SECONDS"]
+    expression = f"[(name, str(getattr(settings, name, ''))) for name in {shown}]"
+    changes = {"DATABASE_URL": None, "POSTGRES_HOST": "db", "ALLOWED_HOSTS": None}
+    assert load_settings(expression, ENV_FILE=str(file), **changes) == load_settings(expression, **changes)
+    assert f"\n#CHAT_MODEL=google_genai:{DEFAULT_GEMINI}\n" in EXAMPLE
+
+
+def test_a_value_is_read_as_it_is() -> None:
+    changes = {
+        "SECRET_KEY": "$HOME",
+        "POSTGRES_PASSWORD": r"$x\$y$",
+        "POSTGRES_HOST": "db",
+        "DATABASE_URL": None,
+    }
+    assert load_settings("settings.SECRET_KEY, settings.DATABASES['default']['PASSWORD']", **changes) == (
+        0,
+        r"$HOME $x\$y$",
+    )
+
+
 # What a server refuses
 
 
@@ -106,6 +134,12 @@ def test_it_is_a_server_unless_it_is_said_otherwise(tmp_path: Path) -> None:
     assert load_settings("settings.DEVELOPMENT, settings.HTTPS", **changes) == (0, "False True")
 
 
+def test_a_server_started_by_hand_beside_a_running_development_stays_one(empty_dir: Path) -> None:
+    changes = {"DEVELOPMENT": None, "LOCAL_DIR": str(empty_dir)}
+    with embedded.owned(empty_dir):
+        assert load_settings("settings.DEVELOPMENT", **changes) == (0, "False")
+
+
 def test_a_server_passes_djangos_own_deployment_check() -> None:
     ran = subprocess.run(
         [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
@@ -132,6 +166,14 @@ def test_a_server_passes_djangos_own_deployment_check() -> None:
 def test_which_database_is_used(change: dict[str, str], host: str) -> None:
     options: dict[str, str | None] = {"DATABASE_URL": None, "LOCAL_DIR": "/srv/x", **change}
     assert load_settings("repr(settings.DATABASES['default']['HOST'])", **options) == (0, host)
+
+
+def test_the_address_may_hold_options() -> None:
+    address = "postgres://user:secret@elsewhere/name?sslmode=require&connect_timeout=5"
+    code, said = load_settings("settings.DATABASES['default']['OPTIONS']", DATABASE_URL=address)
+    options = ast.literal_eval(said)
+    assert (code, options["sslmode"], options["connect_timeout"]) == (0, "require", 5)
+    assert options["pool"]["max_size"] == 10
 
 
 @pytest.mark.parametrize(
