@@ -27,38 +27,66 @@ logger = logging.getLogger(__name__)
 
 # Seconds for which a database that is away is waited for with a hand-back: a lease that runs out is a crash.
 HAND_BACK_PATIENCE = 60.0
+# Why runs stop when their worker does.
+CLOSING = "The worker is stopping."
 # Characters of the names of the models that an execution asked.
 MAX_MODELS_LENGTH = 200
 
 
 class Workplace:
-    """How much this process runs at once, and whether it still takes work."""
+    """How much this process runs at once, and whether it still takes work. Who works is known by their thread."""
 
     def __init__(self, kind: str = "", capacity: int = 1) -> None:
         self.kind = kind
         self.capacity = capacity
         self.closing = False
-        self._busy = 0
+        self._busy: set[int] = set()
+        self._stuck: set[int] = set()
         self._lock = threading.Lock()
 
     @property
     def free(self) -> int:
-        return 0 if self.closing else self.capacity - self._busy
+        return 0 if self.closing else self.capacity - len(self._busy)
+
+    @property
+    def stuck(self) -> int:
+        """How many threads were given up and have not ended since."""
+        return len(self._stuck)
 
     def enter(self) -> bool:
         """Take a place; say whether there was one."""
         with self._lock:
             if self.free <= 0:
                 return False
-            self._busy += 1
+            self._busy.add(threading.get_ident())
             return True
 
     def leave(self) -> None:
         with self._lock:
-            self._busy -= 1
+            self._busy.discard(threading.get_ident())
+            self._stuck.discard(threading.get_ident())
+
+    def give_up(self, thread: int) -> None:
+        """Free the place of a thread that does not stop. It cannot be ended; it takes no more work."""
+        with self._lock:
+            if thread in self._busy:
+                self._busy.remove(thread)
+                self._stuck.add(thread)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the thread that asks still has its place, and may take more work."""
+        return not self.closing and threading.get_ident() in self._busy
 
 
 workplace = Workplace()
+
+
+def close() -> None:
+    """Take no more work, and end every run where its next step would begin."""
+    workplace.closing = True
+    for run in heart.running:
+        run.stop_at_step(CLOSING)
 
 
 def work(kind: str) -> int:
@@ -70,7 +98,7 @@ def work(kind: str) -> int:
         return 0
     executed = 0
     try:
-        while not workplace.closing and (
+        while workplace.may_go_on and (
             execution := with_database(partial(Execution.claim_next, kind, worker_name()))
         ):
             execute(execution)
@@ -105,6 +133,8 @@ def execute(execution: Execution) -> None:
     )
     journal.run = run
     with heart.holding(execution, run):
+        if workplace.closing:  # since it was claimed: `close` may not have seen it
+            run.stop_at_step(CLOSING)
         _run_to_its_end(flow, execution, journal, publisher)
 
 

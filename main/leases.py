@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 HEARTBEAT = 4.0
 # Seconds without a successful heartbeat after which runs are stopped; below the lease by a margin.
 SELF_FENCE = 12.0
+# Seconds that a run has to stop once its lease is lost; then it is taken for stuck.
+STOP_PATIENCE = 10.0
 
 
 def worker_name() -> str:
@@ -48,6 +50,9 @@ class Heart:
 
     def __init__(self) -> None:
         self._runs: dict[Claim, Run] = {}
+        self._threads: dict[Claim, int] = {}
+        # When the runs whose lease is lost were told, until they stop.
+        self._lost: dict[Claim, float] = {}
         self._lock = threading.Lock()
         self._renewed_at = time.monotonic()
 
@@ -59,11 +64,13 @@ class Heart:
             if not self._runs:
                 self._renewed_at = time.monotonic()  # nothing was held until now, so nothing was missed
             self._runs[claim] = run
+            self._threads[claim] = threading.get_ident()
         try:
             yield
         finally:
             with self._lock:
-                self._runs.pop(claim, None)
+                for held in (self._runs, self._threads, self._lost):
+                    held.pop(claim, None)
 
     @property
     def running(self) -> list[Run]:
@@ -81,8 +88,26 @@ class Heart:
         with self._lock:
             self._renewed_at = asked_at
         for claim in held.keys() - kept:
-            logger.info("execution %s: attempt %d is no longer ours", claim.id, claim.attempt)
-            held[claim].stop(LOST)
+            self._lose(claim)
+
+    def _lose(self, claim: Claim) -> None:
+        """Tell a run once that its lease is lost."""
+        with self._lock:
+            run = self._runs.pop(claim, None)
+            if run is None:  # it has just ended by itself
+                return
+            self._lost[claim] = time.monotonic()
+        logger.info("execution %s: attempt %d is no longer ours", claim.id, claim.attempt)
+        run.stop(LOST)
+
+    def take_stuck(self) -> list[int]:
+        """Return, once, the threads whose runs lost their lease long ago and have not stopped."""
+        with self._lock:
+            stuck = [claim for claim, at in self._lost.items() if time.monotonic() - at >= STOP_PATIENCE]
+            for claim in stuck:
+                del self._lost[claim]
+                logger.warning("execution %s: attempt %d does not stop", claim.id, claim.attempt)
+            return [self._threads[claim] for claim in stuck]
 
     def fence_itself(self) -> None:
         """Stop all runs where renewing has long failed."""

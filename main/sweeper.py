@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from django.db import connection, transaction
 
@@ -32,11 +33,12 @@ _swept_at: float | None = None
 _patient_until = 0.0
 
 
-def begin() -> None:
-    """Start this process's heart and sweeper."""
+def begin(give_up: Callable[[int], None]) -> None:
+    """Start this process's heart and sweeper. `give_up` is called with a thread whose run does not stop."""
     threads = (
         ("heart", heart.beat, HEARTBEAT),
         ("fence", heart.fence_itself, 1.0),
+        ("stuck", partial(give_up_stuck, give_up), 1.0),
         ("sweeper", sweep, SWEEP),
     )
     for name, what, pause in threads:
@@ -55,6 +57,13 @@ def sweep() -> None:
         _ring_for(waiting)
     _look_for_work(waiting)
     _swept_at = time.monotonic()
+
+
+def give_up_stuck(give_up: Callable[[int], None]) -> None:
+    """Give up the threads whose runs do not stop."""
+    for thread in heart.take_stuck():
+        give_up(thread)
+        logger.warning("%d threads of this worker are stuck", workplace.stuck)
 
 
 def _keep_promises() -> list[Execution] | None:

@@ -19,7 +19,7 @@ from main import bells, engine, sweeper
 from main.chat_models import chat_model
 from main.database import DATABASE_AWAY, with_database
 from main.errors import FlowError
-from main.leases import be_child_of, heart, worker_prefix
+from main.leases import be_child_of, worker_prefix
 from main.models import Execution
 from main.registry import load_flows
 
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 # Seconds that a stopped worker's runs have to come to their next step.
 GRACE = 2.0
+
+# Read by the children of a prefork worker, and closed by their parent when it stops.
+_parent_pipe: tuple[int, int] | None = None
 
 
 @app.task(name=bells.TASK)
@@ -38,6 +41,7 @@ def work(kind: str) -> None:
 @celeryd_after_setup.connect
 def _load(instance: Any, **_: Any) -> None:
     """Import what flows need before the first bell, in a prefork worker before the fork."""
+    global _parent_pipe
     try:
         load_flows(["main.flows", *settings.FLOW_MODULES])
     except Exception as error:
@@ -49,6 +53,7 @@ def _load(instance: Any, **_: Any) -> None:
         threading.Thread(target=_warm_up, name="warm-up").start()
     else:
         importlib.import_module("main.tracing")
+        _parent_pipe = os.pipe()
         gc.collect()
         gc.freeze()  # children then share these pages: no collection writes to them
 
@@ -58,7 +63,7 @@ def _open_threads(sender: Any, **_: Any) -> None:
     """Begin in a worker that runs flows in its own threads; the children of the others begin by themselves."""
     if _runs_in_threads(sender.controller.pool_cls):
         engine.workplace.capacity = sender.controller.concurrency
-        sweeper.begin()
+        sweeper.begin(give_up=engine.workplace.give_up)
 
 
 def _runs_in_threads(pool: type) -> bool:
@@ -80,7 +85,22 @@ def _open_child(**_: Any) -> None:
     """Begin in a child of a prefork worker, which runs one flow at a time."""
     be_child_of(os.getppid())
     engine.workplace.capacity = 1
-    sweeper.begin()
+    sweeper.begin(give_up=_end_child)
+    threading.Thread(target=_close_with_parent, name="closing", daemon=True).start()
+
+
+def _close_with_parent() -> None:
+    """Wait for the parent to close its end of the pipe, as it does when it stops."""
+    assert _parent_pipe  # noqa: S101 — made before the fork
+    reading, writing = _parent_pipe
+    os.close(writing)
+    os.read(reading, 1)
+    engine.close()
+
+
+def _end_child(thread: int) -> None:
+    """End a child whose only run does not stop; the pool puts another in its place."""
+    os._exit(1)
 
 
 @worker_shutting_down.connect
@@ -90,17 +110,29 @@ def _close(**_: Any) -> None:
 
 def _hand_back_and_exit() -> None:
     """Let runs come to their next step, hand back the rest, and go. Celery would wait for their end."""
-    engine.workplace.closing = True
-    for run in heart.running:
-        run.stop_at_step("The worker is stopping.")
     try:
+        engine.close()
+        _close_children()
         _wait_for_runs(GRACE)
+        _kill_children()  # before the hand-back: none shall claim again what was handed back
         for kind in with_database(lambda: Execution.hand_back_all(worker_prefix())):
             bells.ring_now(kind)
     except DATABASE_AWAY:
         logger.warning("the database is away: leases will run out by themselves")
-    _kill_children()
-    os._exit(0)
+    except Exception:
+        logger.exception("the worker could not hand back what it ran")
+    finally:
+        try:
+            _kill_children()
+        finally:
+            os._exit(0)
+
+
+def _close_children() -> None:
+    global _parent_pipe
+    pipe, _parent_pipe = _parent_pipe, None
+    if pipe:
+        os.close(pipe[1])
 
 
 def _wait_for_runs(seconds: float) -> None:

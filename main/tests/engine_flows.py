@@ -36,6 +36,19 @@ def cpu_slow_flow(run: Run, seconds: float = 1.0) -> int:
     return first
 
 
+@flow(public=True, kind="cpu")
+def cpu_steps_flow(run: Run, folder: str, steps: int = 50, seconds: float = 0.3) -> int:
+    """Do many short steps; each call leaves a file."""
+
+    def compute() -> None:
+        _called(Path(folder), "compute")
+        time.sleep(seconds)
+
+    for _ in range(steps):
+        run.step("Compute", compute)
+    return steps
+
+
 @flow(public=True, steps=3)
 def gate_flow(run: Run, folder: str) -> str:
     """Finish a step, then wait for a file `open` in a folder; every call of a step leaves a file there."""

@@ -645,6 +645,49 @@ def test_a_place_is_free_again_whatever_happens(
     assert workplace.free == 2
 
 
+def test_a_run_that_never_stops_loses_its_place(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(leases, "STOP_PATIENCE", 0.3)
+    hanging = waiting("stubborn_flow", folder=str(tmp_path))
+    worker = in_thread(lambda: work(KIND))
+    wait_until((tmp_path / "hang-1").exists)
+    hanging.cancel()
+    for _ in range(2):
+        heart.beat()
+    sweeper.give_up_stuck(workplace.give_up)
+    assert (workplace.free, workplace.stuck) == (1, 0), "it has some time to stop"
+    wait_until(lambda: is_free(workplace), 5)
+    assert workplace.stuck == 1
+    waiting("count_flow")
+    (tmp_path / "open").touch()
+    assert worker.result(20) == 1, "it takes no more work"
+    assert (workplace.free, workplace.stuck) == (2, 0)
+
+
+def is_free(workplace: Workplace) -> bool:
+    sweeper.give_up_stuck(workplace.give_up)
+    return workplace.free == 2
+
+
+def test_a_heart_tells_of_a_lost_lease_once(own: OwnHeart, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "main.leases")
+    lost = rows.claimed()
+    own.holds(lost)
+    lost.cancel()
+    for _ in range(3):
+        own.beat()
+    assert len(caplog.records) == 1
+
+
+def test_a_run_that_begins_while_its_worker_stops_does_no_step(workplace: Workplace) -> None:
+    execution = waiting("count_flow")
+    claimed = claim()
+    engine.close()
+    execute(claimed)
+    assert (fresh(execution).state, fresh(execution).steps.count()) == ("PENDING", 0)
+
+
 # Sweeping
 
 

@@ -375,6 +375,37 @@ def test_a_stopped_worker_hands_its_run_back(platform: Platform, visitor: Visito
     assert Execution.objects.get(id=task_id).crashes == 0
 
 
+def test_a_stopped_cpu_worker_ends_its_runs_at_their_next_step(
+    platform: Platform, visitor: Visitor, tmp_path: Path
+) -> None:
+    task_id = visitor.start("cpu_steps_flow", folder=str(tmp_path), steps=12)
+    wait_until(lambda: len(calls(tmp_path)) == 2, 20)
+    platform["worker-cpu"].stop(seconds=5.5)
+    try:
+        begun = len(calls(tmp_path))
+        assert begun <= 4
+        execution = Execution.objects.get(id=task_id)
+        assert (execution.state, execution.attempt, execution.crashes) == ("PENDING", 1, 0)
+        assert execution.steps.count() == begun, "what was under way is kept"
+    finally:
+        platform["worker-cpu"].restart()
+    assert all_snapshots(visitor, task_id)[-1].snapshot["state"] == "SUCCESS"
+    assert len(calls(tmp_path)) == 12
+    assert Execution.objects.get(id=task_id).attempt == 2
+
+
+def test_a_cpu_run_that_hangs_and_was_cancelled_blocks_its_place_for_some_seconds_only(
+    visitor: Visitor,
+) -> None:
+    hanging = [visitor.start("cpu_slow_flow", seconds=60) for _ in range(2)]  # in both places
+    wait_until(lambda: Execution.objects.filter(id__in=hanging, steps__key="First").count() == 2, 20)
+    for task_id in hanging:
+        visitor.post(f"/api/v1/executions/{task_id}/cancel").raise_for_status()
+    task_id = visitor.start("cpu_count_flow")
+    wait_until(lambda: Execution.objects.get(id=task_id).state == "SUCCESS", 30)
+    assert Execution.objects.get(id=task_id).attempt == 1
+
+
 def test_a_run_past_its_limit_is_ended(visitor: Visitor) -> None:
     began = time.monotonic()
     seen = all_snapshots(visitor, visitor.start("endless_flow"))
