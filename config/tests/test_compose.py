@@ -1,10 +1,10 @@
 """docker-compose.yml: its commands are the development ones, and run for real, on the embedded databases."""
 
+import json
 import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,8 +20,10 @@ from config import embedded, servers
 from config.processes import commands
 from config.servers import Servers
 from config.tests.waiting import wait_until
+from main.tests.platform import free_port
 
 TEXT = (settings.BASE_DIR / "docker-compose.yml").read_text()
+DOCKERFILE = (settings.BASE_DIR / "Dockerfile").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
 ENVIRONMENT = {"POSTGRES_PASSWORD": "unused", "CPU_CONCURRENCY": "1"}
 
@@ -55,10 +57,29 @@ def test_the_backend_migrates_and_then_serves_as_in_development() -> None:
 
 
 def test_the_image_serves_like_the_backend() -> None:
-    dockerfile = (settings.BASE_DIR / "Dockerfile").read_text()
     serve = command("backend")[2].partition(" && ")[2]
-    (found,) = re.findall(r'^CMD \["sh", "-c", "(.*)"\]$', dockerfile, re.MULTILINE)
+    (found,) = re.findall(r'^CMD \["sh", "-c", "(.*)"\]$', DOCKERFILE, re.MULTILINE)
     assert interpolated(found) == serve
+
+
+def test_the_image_is_built_in_stages_and_served_by_an_ordinary_user() -> None:
+    *_, build, image = re.split(r"^(?=FROM )", DOCKERFILE, flags=re.MULTILINE)
+    assert build.startswith("FROM python:3.12-slim AS packages\n")
+    assert image.startswith("FROM python:3.12-slim\n")
+    assert "COPY --from=packages /venv /venv\n" in image
+    assert "pip install" not in image
+    assert re.search(r"^RUN .*manage\.py collectstatic --noinput$", image, re.MULTILINE)
+    assert re.findall(r"^(?:USER|CMD) *(\w*)", image, re.MULTILINE) == ["app", ""]
+    assert re.search(r"^RUN useradd --uid [1-9]\d* .* app$", image, re.MULTILINE)
+
+
+def test_the_image_is_healthy_as_the_backend_is() -> None:
+    (found,) = re.findall(r"^HEALTHCHECK .* (CMD \[.*\])$", DOCKERFILE, re.MULTILINE)
+    assert ["CMD", *json.loads(found.removeprefix("CMD "))] == SERVICES["backend"]["healthcheck"]["test"]
+
+
+def test_postgresql_has_pgvector() -> None:
+    assert SERVICES["postgres"]["image"].startswith("pgvector/pgvector:")
 
 
 def test_every_service_has_a_health_check() -> None:
@@ -139,7 +160,9 @@ def test_the_services_run_and_become_healthy(empty_dir: Path) -> None:
                 == 0
             )
 
-        stack.enter_context(run_redis(empty_dir, redis_url, environment))
+        client = stack.enter_context(run_redis(empty_dir, redis_url, environment))
+        assert client.config_get("appendonly") == {"appendonly": "yes"}
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         run("backend")
         wait_until(lambda: is_healthy("backend"), 30)
         assert not is_healthy("worker-io")
@@ -169,12 +192,15 @@ def production_environment(local_dir: Path, redis_url: str) -> dict[str, str]:
 
 
 @contextmanager
-def run_redis(local_dir: Path, url: str, environment: dict[str, str]) -> Iterator[None]:
+def run_redis(local_dir: Path, url: str, environment: dict[str, str]) -> Iterator["redis.Redis"]:
     own = ["--port", "0", "--unixsocket", url.removeprefix("unix://"), "--dir", str(local_dir)]
     words = [servers.find_redis(), *command("redis")[1:], *own]
-    with service("redis", words, local_dir, environment), redis.Redis.from_url(url) as client:
+    with (
+        service("redis", words, local_dir, environment),
+        redis.Redis.from_url(url, decode_responses=True) as client,
+    ):
         wait_until(lambda: answers(client))
-        yield
+        yield client
 
 
 def answers(client: "redis.Redis") -> bool:
@@ -182,9 +208,3 @@ def answers(client: "redis.Redis") -> bool:
         return bool(client.ping())
     except redis.ConnectionError:
         return False
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
