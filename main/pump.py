@@ -219,7 +219,7 @@ class Pump:
             try:
                 await self._pubsub.unsubscribe(stream_key(watched.id))
             except (RedisError, OSError):
-                self._connected.clear()
+                await self._disconnect()
 
     async def _read(self, watched: Watched) -> None:
         """Read the snapshot, from Redis or else from PostgreSQL, and fold on what came meanwhile."""
@@ -272,7 +272,8 @@ class Pump:
                 assert self._pubsub  # noqa: S101 — set before `_connected`
                 await self._pubsub.subscribe(stream_key(execution_id))
         except (RedisError, OSError):
-            self._connected.clear()
+            if self._connected.is_set():  # so that the listener subscribes anew; without, it is about to
+                await self._disconnect()
 
     async def _listen_forever(self) -> None:
         while True:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from celery.result import AsyncResult
+from redis.asyncio.client import PubSub
 
 from config.celery import app
 from config.tests.waiting import wait_until
@@ -463,3 +464,47 @@ def test_a_silent_stream_is_kept_alive(
 
     asyncio.run(watch())
     assert [body[:6] for body in sent] == [b"", b"retry:", b"data: ", b":\n\n", b":\n\n"]
+
+
+@pytest.mark.parametrize("failing", ["subscribe", "unsubscribe"])
+def test_a_redis_that_refuses_once_is_listened_to_again(
+    visitor: Visitor, waiting: str, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    wait_until(lambda: subscribers(waiting) == 0)
+    refuse_once(monkeypatch, failing)
+
+    async def watch() -> None:
+        pump = Pump()
+        async with asyncio.timeout(10):
+            await pump.stream(f"{uuid.uuid4()} 1", leaves_at_once, ignore)
+            watcher = asyncio.ensure_future(pump.stream(f"{waiting} 1", never_leaves, ignore))
+            await asyncio.to_thread(wait_until, lambda: subscribers(waiting) == 1, 5)
+            watcher.cancel()
+
+    asyncio.run(watch())
+
+
+def refuse_once(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Have Redis refuse one command about an execution."""
+    real = getattr(PubSub, command)
+    refusals = [ConnectionError()]
+
+    async def refuse(pubsub: PubSub, *channels: str) -> Any:
+        if channels[0].startswith("execution:") and refusals:
+            raise refusals.pop()
+        return await real(pubsub, *channels)
+
+    monkeypatch.setattr(PubSub, command, refuse)
+
+
+async def leaves_at_once() -> MutableMapping[str, Any]:
+    return {"type": "http.disconnect"}
+
+
+async def never_leaves() -> MutableMapping[str, Any]:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def ignore(message: MutableMapping[str, Any]) -> None:
+    """Read nothing."""
