@@ -344,6 +344,5 @@ def test_the_keys_go_to_the_providers_and_into_no_log(
     assert [line for line in keys_in_logs(shop) if SUSPENDED not in line] == []
 
 
-@pytest.mark.xfail(strict=True, reason="The trace of an error is logged with all that the provider said.")
 def test_a_key_that_a_provider_repeats_is_in_no_log(shop: Shop, told: dict[str, Told]) -> None:
     assert [line for line in keys_in_logs(shop) if SUSPENDED in line] == []
