@@ -1,5 +1,6 @@
 """From a claim to an end, in this process, with the real PostgreSQL and Redis."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +12,10 @@ from typing import Any
 
 import orjson
 import pytest
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, ProgrammingError, connection, transaction
 
 from config.tests.waiting import wait_until
-from main import bells, channel, database, engine, leases, sweeper
+from main import bells, channel, database, engine, leases, sweeper, tasks
 from main.channel import history, redis_client, stream_key
 from main.database import with_database
 from main.engine import Workplace, execute, work
@@ -686,6 +687,22 @@ def test_a_run_that_begins_while_its_worker_stops_does_no_step(workplace: Workpl
     engine.close()
     execute(claimed)
     assert (fresh(execution).state, fresh(execution).steps.count()) == ("PENDING", 0)
+
+
+@pytest.mark.parametrize("error", [OperationalError, ProgrammingError])
+def test_a_worker_that_cannot_hand_back_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    ended: list[object] = []
+
+    def fail(worker: str) -> None:
+        raise error
+
+    monkeypatch.setattr(Execution, "hand_back_all", fail)
+    monkeypatch.setattr(tasks, "_kill_children", lambda: ended.append("children"))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    tasks._hand_back_and_exit()
+    assert ended == ["children", "children", 0]
 
 
 # Sweeping
