@@ -198,12 +198,13 @@ async def greet(host: str, port: int) -> None:
 async def answers(host: str, port: int) -> bool:
     """Ask the web server; where it still starts, its answer is waited for."""
     try:
-        reader, writer = await asyncio.open_connection(host, port)
-        with closing(writer):
-            writer.write(b"GET /health/ HTTP/1.0\r\n\r\n")
-            status = (await reader.readline()).split()[1:2]
-            return bool(status) and int(status[0]) < 500
-    except OSError:
+        async with asyncio.timeout(5):
+            reader, writer = await asyncio.open_connection(host, port)
+            with closing(writer):
+                writer.write(b"GET /health/ HTTP/1.0\r\n\r\n")
+                status = (await reader.readline()).split()[1:2]
+                return bool(status) and int(status[0]) < 500
+    except OSError:  # TimeoutError is one
         return False
 
 
