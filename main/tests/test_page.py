@@ -166,6 +166,57 @@ def test_a_refused_stream_is_said_and_opened_again(platform: Platform, page: Pag
     expect_done(page)
 
 
+def test_what_could_not_be_reached_is_forgotten_once_it_answers(platform: Platform, page: Page) -> None:
+    page.goto(platform.url)
+    start_slow_words(page, words=1000)
+    expect(page.locator(GROWING)).to_contain_text("word3")
+    page.route("**/*", lambda route: route.abort())
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Start").click()
+    messages = page.get_by_role("alert").filter(has_text="The server cannot be reached")
+    expect(messages).to_have_count(2)
+    page.unroute("**/*")
+    page.evaluate("dispatchEvent(new Event('online'))")
+    expect(messages).to_have_count(0)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(STATE)).to_have_text("Cancelled")
+
+
+def test_a_step_that_was_begun_again_says_so(platform: Platform, page: Page) -> None:
+    def restarted(route: Route) -> None:
+        snapshot = {"status": "Write …", "progress": 10, "step_results": [], "partial_result": None}
+        steps = [{"step": "Write", "name": "Write", "state": "running"}]
+        again = [{**steps[0], "restarted": True}]
+        told = [{"state": "RUNNING", "details": {**snapshot, "steps": each}} for each in (steps, again)]
+        lines = "".join(f"data: {json.dumps(each)}\n\n" for each in told)
+        route.fulfill(headers={"Content-Type": "text/event-stream"}, body=lines)
+
+    page.goto(platform.url)
+    page.route("**/task-status/**", restarted)
+    start_slow_words(page, words=300)
+    expect(page.locator(".step-again")).to_be_visible()
+    expect(page.locator(".step-title")).to_have_text(re.compile("Write.*begun again"))
+
+
+def test_a_tool_that_is_its_own_step_is_named_once(platform: Platform, page: Page) -> None:
+    def looked_up(route: Route) -> None:
+        entry = {
+            "type": "tool_result",
+            "step": None,
+            "step_name": "lookup",
+            "tool": "lookup",
+            "data": "Found",
+        }
+        details = {"status": "Running", "progress": 10, "step_results": [entry], "steps": []}
+        line = json.dumps({"state": "RUNNING", "details": details})
+        route.fulfill(headers={"Content-Type": "text/event-stream"}, body=f"data: {line}\n\n")
+
+    page.goto(platform.url)
+    page.route("**/task-status/**", looked_up)
+    start_slow_words(page, words=300)
+    expect(page.locator(".tool-line").first).to_have_text("lookup")
+
+
 # Ending
 
 
@@ -184,6 +235,19 @@ def test_cancel_ends_an_execution_and_run_again_starts_another(platform: Platfor
     expect(page.locator(".inputs")).to_contain_text("1000")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator(STATE)).to_have_text("Cancelled")
+
+
+def test_cancelling_by_keyboard_stops_the_step_and_leads_on(platform: Platform, page: Page) -> None:
+    page.goto(platform.url)
+    start_slow_words(page, words=1000)
+    expect(page.locator(GROWING)).to_contain_text("word3")
+    page.get_by_role("button", name="Cancel").press("Enter")
+    expect(page.locator(STATE)).to_have_text("Cancelled")
+    expect(page.get_by_role("button", name="Run again")).to_be_focused()
+    for _ in range(2):
+        expect(page.locator(".step").last).to_have_attribute("data-state", "cancelled")
+        expect(page.locator(".step-title").last).to_contain_text("(stopped)")
+        page.reload()
 
 
 def test_a_failure_is_a_sentence_with_a_way_on(platform: Platform, page: Page) -> None:
@@ -233,6 +297,11 @@ def test_an_unknown_execution_is_a_page_that_says_so(platform: Platform, page: P
     expect(page.get_by_role("heading", name="Not found")).to_be_visible()
     page.get_by_role("link", name="Back to the flows").click()
     expect(page.get_by_role("heading", name="Start a flow")).to_be_visible()
+
+
+def test_the_title_of_the_readme_says_the_name_once(platform: Platform, page: Page) -> None:
+    page.goto(f"{platform.url}/docs/readme/")
+    expect(page).to_have_title("API-CTM")
 
 
 # The form

@@ -9,7 +9,15 @@ export class Problem extends Error {
     this.status = status;
     this.errors = errors;
   }
+
+  /** The server, or what stands before it, was not there: over as soon as it answers again. */
+  get passes() {
+    return [0, 502, 504].includes(this.status);
+  }
 }
+
+/** Event "reached": the server answered. */
+export const server = new EventTarget();
 
 function csrfToken() {
   return document.cookie.match(/(?:^|; )csrftoken=([^;]*)/)?.[1] ?? "";
@@ -22,7 +30,10 @@ async function request(path, options = {}) {
   } catch {
     throw new Problem(gettext("The server cannot be reached. Check the connection and try again."), 0);
   }
-  if (response.ok) return response;
+  if (response.ok) {
+    server.dispatchEvent(new Event("reached"));
+    return response;
+  }
   const body = await response.json().catch(() => ({}));
   const sentence = body.error || body.detail || gettext("The server could not answer. Please try again.");
   throw new Problem(sentence, response.status, body.errors);

@@ -123,6 +123,7 @@ function draw() {
 
 executions.addEventListener("change", ({ detail: { record, before } }) => {
   announce(record, before);
+  if (record.connection === "live" && before.connection !== "live") reached();
   if (current && record.id !== current) return;
   // A hidden tab gets no frames, but its title should tell.
   if (document.hidden) draw();
@@ -181,13 +182,25 @@ function keepDraft() {
   sessionStorage.setItem("drafts", JSON.stringify(drafts));
 }
 
-function complain(sentence) {
+/** @param passes whether it is over as soon as the server answers again */
+function complain(sentence, passes = false) {
+  if (!errorBox) return;
   errorBox.hidden = !sentence;
+  errorBox.toggleAttribute("data-passes", passes);
   setText(errorBox, sentence);
 }
 
+/** What was said of a server that could not be reached does not hold any more. */
+function reached() {
+  if (errorBox?.hasAttribute("data-passes")) complain("");
+  panel?.reached();
+}
+
+api.server.addEventListener("reached", reached);
+
 async function begin(flow, inputs) {
   const id = await api.start(flow, inputs);
+  complain("");
   const row = { id, flow, inputs, title: flows.get(flow)?.title ?? flow, state: "PENDING", progress: 0 };
   const times = { created_at: new Date().toISOString(), started_at: null, finished_at: null, duration: null };
   executions.merge([{ ...row, ...times, status: gettext("Waiting to begin") }]);
@@ -209,7 +222,7 @@ async function submit(event) {
   } catch (problem) {
     const others = fields.complain(problem.errors ?? {});
     const atFields = Object.keys(problem.errors ?? {}).length - others.length > 0;
-    complain(others.length ? others.join(" ") : atFields ? "" : problem.message);
+    complain(others.length ? others.join(" ") : atFields ? "" : problem.message, problem.passes);
   }
   button.disabled = false;
   button.removeAttribute("aria-busy");
@@ -222,8 +235,7 @@ async function runAgain(record) {
     await begin(record.flow, record.inputs ?? {});
     panel?.heading.focus({ preventScroll: true });
   } catch (problem) {
-    panel.problem.hidden = false;
-    setText(panel.problem, problem.message);
+    panel?.complain(problem.message, problem.passes);
   }
 }
 

@@ -222,6 +222,8 @@ export class Panel {
     const record = this.record;
     const now = phase(record);
     const final = isFinal(record);
+    const onCancel = document.activeElement === this.cancelButton;
+    if (final && this.element.dataset.phase !== now) this.complain("");
     this.element.dataset.phase = now;
     this.state.update(record);
     setText(this.status, translated(record.status) ?? "");
@@ -236,8 +238,16 @@ export class Panel {
     this.#connection(final);
     this.#error(now);
     this.answer.update(record);
-    if (record.details) this.timeline.update(record.details);
+    if (record.details) this.timeline.update(record.details, now === "cancelled");
     this.tick();
+    if (onCancel && this.cancelButton.hidden) this.#keepFocus();
+  }
+
+  /** Where the focus goes when the button that had it is not there any more. */
+  #keepFocus() {
+    if (!this.element.isConnected) return;
+    const place = [this.cancelButton, this.againButton].find((button) => !button.hidden) ?? this.heading;
+    place.focus({ preventScroll: true });
   }
 
   /** What changes by itself as time goes by. */
@@ -273,20 +283,29 @@ export class Panel {
     if (details?.error?.retryable) this.error.append(h("p", {}, gettext("This may pass: running it again can help.")));
   }
 
-  #complain(text) {
+  /** @param passes whether it is over as soon as the server answers again */
+  complain(text, passes = false) {
     this.problem.hidden = !text;
+    this.problem.toggleAttribute("data-passes", passes);
     setText(this.problem, text);
+  }
+
+  reached() {
+    if (this.problem.hasAttribute("data-passes")) this.complain("");
   }
 
   async #cancel() {
     this.cancelButton.disabled = true;
-    this.#complain("");
+    this.complain("");
     try {
       await this.actions.cancel(this.record);
     } catch (problem) {
-      if (problem.status !== 409) this.#complain(problem.message);
+      if (problem.status !== 409) this.complain(problem.message, problem.passes);
     }
     this.cancelButton.disabled = false;
+    this.update();
+    // Disabling took the focus away.
+    if (document.activeElement === document.body) this.#keepFocus();
   }
 
   async #copy() {
@@ -294,9 +313,10 @@ export class Panel {
       const text = await wholeResult(this.record);
       await copy(typeof text === "string" ? text : JSON.stringify(text, null, 2));
     } catch {
-      this.#complain(gettext("The answer could not be copied."));
+      this.complain(gettext("The answer could not be copied."));
       return;
     }
+    this.complain("");
     setText(this.copyButton, gettext("Copied"));
     this.actions.say(gettext("Answer copied"));
     clearTimeout(this.#asked);

@@ -53,7 +53,7 @@ function toolData(data) {
 
 function entryElement(entry, underStep) {
   if (entry.type !== "tool_result") return h("li", { class: "log" }, translated(entry.message) ?? "");
-  const title = entry.step_name && entry.step_name !== underStep ? entry.step_name : null;
+  const title = [underStep, entry.tool].includes(entry.step_name) ? null : entry.step_name;
   const tool = h("code", { class: "tool" }, entry.tool ?? "");
   return h("li", { class: "tool-result" }, h("p", { class: "tool-line" }, title, title && " ", tool), toolData(entry.data));
 }
@@ -65,6 +65,7 @@ const STEP_STATES = {
   running: () => gettext("running"),
   done: () => gettext("done"),
   failed: () => gettext("failed"),
+  cancelled: () => gettext("stopped"),
 };
 
 /** The same number and content: the row that shows it can stay. */
@@ -82,18 +83,19 @@ class Block {
     this.more = h("button", { class: "link more", type: "button", hidden: true, onclick: () => this.#showAll() });
     this.mark = h("span", { class: "step-mark" });
     this.state = h("span", { class: "visually-hidden" });
-    const title = name && h("p", { class: "step-title" }, this.mark, h("span", {}, name), " ", this.state);
+    this.again = h("span", { class: "step-again", hidden: true }, gettext("begun again"));
+    const words = [h("span", {}, name), " ", this.state, " ", this.again];
+    const title = name && h("p", { class: "step-title" }, this.mark, ...words);
     this.element = h("li", { class: name ? "step" : "loose" }, title, this.more, this.entries);
     if (depth) this.element.style.marginInlineStart = `${depth * 1.5}rem`;
   }
 
   setStep({ state, restarted }) {
+    this.again.hidden = !restarted;
     if (this.element.dataset.state === state) return;
     this.element.dataset.state = state;
     this.mark.replaceChildren(icon(STEP_STATES[state] ? state : "waiting"));
-    const words = [STEP_STATES[state]?.() ?? state];
-    if (restarted) words.push(gettext("begun again"));
-    setText(this.state, `(${words.join(", ")})`);
+    setText(this.state, `(${STEP_STATES[state]?.() ?? state})`);
   }
 
   /**
@@ -171,6 +173,9 @@ function arranged(entries, steps) {
   return blocks;
 }
 
+/** A step that the end of a cancelled execution broke off did not fail: it was stopped. */
+const stopped = (step) => (["running", "failed"].includes(step.state) ? { ...step, state: "cancelled" } : step);
+
 export class Timeline {
   #blocks = [];
 
@@ -180,7 +185,7 @@ export class Timeline {
     this.element = h("section", { class: "steps", hidden: true }, h("h3", {}, gettext("Steps")), this.left, this.list);
   }
 
-  update({ step_results: entries = [], steps = [], omitted: left = 0 }) {
+  update({ step_results: entries = [], steps = [], omitted: left = 0 }, cancelled = false) {
     const wanted = arranged(entries, steps);
     wanted.forEach(({ key, step, entries: own }, index) => {
       if (this.#blocks[index]?.key !== key) {
@@ -188,7 +193,7 @@ export class Timeline {
         this.#blocks[index] = new Block(key, step?.name, step ? depth(key, steps) : 0);
         this.list.append(this.#blocks[index].element);
       }
-      if (step) this.#blocks[index].setStep(step);
+      if (step) this.#blocks[index].setStep(cancelled ? stopped(step) : step);
       this.#blocks[index].setEntries(own);
     });
     for (const old of this.#blocks.splice(wanted.length)) old.element.remove();
