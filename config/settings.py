@@ -4,6 +4,7 @@ Development is whatever `manage.py dev` or pytest started (they set DEVELOPMENT)
 joins a running `manage.py dev`. Everything else is production and refuses to start on an unsafe setting.
 """
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -182,7 +183,8 @@ EVENT_RETENTION: int = env.int("EVENT_RETENTION", default=24 * 3600)
 # People, security
 
 AUTH_USER_MODEL = "accounts.User"
-LOGIN_URL = "admin:login"
+LOGIN_URL = "sign_in"
+LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "home"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
@@ -191,6 +193,9 @@ AUTH_PASSWORD_VALIDATORS = [
 # Off only for a trial on http://localhost: cookies then travel in the clear.
 HTTPS: bool = env.bool("HTTPS", default=not DEVELOPMENT)
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+if DEVELOPMENT:
+    # Cookies know no ports: platforms side by side on one machine would sign each other's people out.
+    SESSION_COOKIE_NAME = f"sessionid_{hashlib.sha256(str(LOCAL_DIR).encode()).hexdigest()[:8]}"
 SECURE_REDIRECT_EXEMPT = [r"^health/?$"]
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if PROXIES else None
 # Seconds for which browsers shall ask this domain, and all below it, over HTTPS only.

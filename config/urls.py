@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import URLPattern, path
 from django.views.generic import RedirectView
 from django.views.i18n import JavaScriptCatalog
@@ -33,6 +34,8 @@ urlpatterns = [
     *both("docs/<slug:name>/", views.document, "document"),
     *both("health/", views.health, "health"),
     *both("jsi18n/", JavaScriptCatalog.as_view(), "javascript_catalog"),
+    *both("sign-in/", LoginView.as_view(template_name="accounts/sign_in.html"), "sign_in"),
+    *both("sign-out/", LogoutView.as_view(), "sign_out"),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
 ]

@@ -15,12 +15,13 @@ others are inputs. From the signature come the JSON Schema, the form on the page
 import importlib
 import inspect
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_type_hints
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args, get_type_hints
 
 import orjson
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
@@ -143,6 +144,10 @@ def flow(
             raise FlowDefinitionError(
                 f"{place}: the flow “{function.__name__}” is already defined in {known.place}."
             )
+        if kind not in get_args(Kind):
+            raise FlowDefinitionError(
+                f"{place}: “{function.__name__}” has the kind “{kind}”; there are “io” and “cpu”."
+            )
         handles, inputs = _parameters(function, place)
         registered = Flow(
             name=function.__name__,
@@ -177,11 +182,38 @@ def get_flow(name: str) -> Flow:
 
 
 def load_flows(packages: Iterable[str]) -> None:
-    """Import every module of the given packages, so that their flows register; a plain module is imported itself."""
+    """Import every module of the given packages, so that their flows register; a plain module is imported itself.
+
+    Raises FlowDefinitionError, with file and line, for a module that cannot be imported.
+    """
     for package in packages:
-        module = importlib.import_module(package)
+        module = _imported(package)
         for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
-            importlib.import_module(f"{package}.{found.name}")
+            _imported(f"{package}.{found.name}")
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except FlowDefinitionError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise FlowDefinitionError(
+                f"FLOW_MODULES names “{name}”, which is not there. Install that package into the same virtual "
+                "environment, or put the folder it is in on PYTHONPATH."
+            ) from error
+        raise FlowDefinitionError(_told(error)) from error
+    except Exception as error:
+        raise FlowDefinitionError(_told(error)) from error
+
+
+def _told(error: Exception) -> str:
+    """Return an error of a module's import with the place that it comes from."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: {error.msg}."
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.filename}:{last.lineno}: {type(error).__name__}: {error}"
 
 
 def _place(function: Callable[..., Any]) -> str:
@@ -313,6 +345,7 @@ def _sentence(registered: Flow, problem: Any, name: str, is_inside: bool) -> str
         case "string_too_long":
             return f"“{name}” may have at most {problem['ctx']['max_length']} characters; it has {length}"
         case "string_too_short":
-            return f"“{name}” needs at least {problem['ctx']['min_length']} characters; it has {length}"
+            least = problem["ctx"]["min_length"]
+            return f"“{name}” needs at least {least} character{'s' if least > 1 else ''}; it has {length}"
         case _:
             return f"“{name}”: {problem['msg'][0].lower()}{problem['msg'][1:].rstrip('.')}"

@@ -187,7 +187,7 @@ def summary(execution: Execution, live: Snapshot | None) -> dict[str, Any]:
         "id": str(execution.id),
         "flow": execution.flow,
         "title": execution.title,
-        "inputs": execution.inputs,
+        "inputs": _in_order(execution),
         "state": execution.contract_state,
         "status": live.status if live else execution.get_state_display(),
         "progress": live.progress if live else 100 * (execution.state == "SUCCESS"),
@@ -197,6 +197,13 @@ def summary(execution: Execution, live: Snapshot | None) -> dict[str, Any]:
         "duration": execution.duration,
         "error": execution.error,
     }
+
+
+def _in_order(execution: Execution) -> dict[str, Any]:
+    """Return the inputs as the flow declares them; PostgreSQL keeps them in an order of its own."""
+    flow = FLOW_REGISTRY.get(execution.flow)
+    declared = [name for name in flow.inputs if name in execution.inputs] if flow else []
+    return {name: execution.inputs[name] for name in dict.fromkeys([*declared, *execution.inputs])}
 
 
 @safe_only
@@ -333,7 +340,8 @@ def health(request: HttpRequest) -> HttpResponse:
 
 
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    sentence = str(exception) if isinstance(exception, Http404) and exception.args else ""
+    # Where no path matched, Django's exception holds the paths that it tried, which are nobody's business.
+    sentence = exception.args[0] if exception.args and isinstance(exception.args[0], str) else ""
     return _said(request, 404, sentence[:500] or _("There is nothing here."))
 
 

@@ -434,7 +434,7 @@ def test_only_looking_makes_no_session(platform: Platform) -> None:
         visitor.get("/executions/")
         assert set(visitor.cookies) == {"csrftoken"}
         visitor.start("count_flow")
-        assert set(visitor.cookies) == {"csrftoken", "sessionid"}
+        assert set(visitor.cookies) == {"csrftoken", project_settings.SESSION_COOKIE_NAME}
 
 
 def test_the_documented_names_lead_to_the_documented_paths() -> None:
@@ -503,3 +503,11 @@ def test_who_signed_in_is_not_limited(starts: Callable[..., Any], people: dict[s
     client, address = Client(), some_address()
     client.force_login(people["Alice"])
     assert [starts(client, address).status_code for _ in range(5)] == [200] * 5
+
+
+def test_inputs_are_listed_as_the_flow_declares_them(visitor: Visitor) -> None:
+    """PostgreSQL would have the shorter name first."""
+    inputs = {"ratio": 0.5, "name": "Ada", "text": "some text"}
+    task_id = visitor.start("every_field_flow", **inputs)
+    shown = next(each for each in visitor.get("/executions/").json()["executions"] if each["id"] == task_id)
+    assert list(shown["inputs"])[:4] == ["name", "text", "ratio", "count"]

@@ -83,4 +83,4 @@ def test_only_what_is_started_is_counted_and_no_session_is_named(
     assert [started({}).status_code for _ in range(4)] == [200, 200, 200, 429]
     keys = [key.decode() for key in redis_client().scan_iter("starts:*")]
     assert any(client.defaults["REMOTE_ADDR"] in key for key in keys)
-    assert not any(client.cookies["sessionid"].value in key for key in keys)
+    assert not any(client.cookies[settings.SESSION_COOKIE_NAME].value in key for key in keys)

@@ -7,8 +7,9 @@ import sys
 import textwrap
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import pytest
 from django.db import connection
@@ -338,7 +339,7 @@ def test_every_field_gets_its_sentence() -> None:
     known = registered(order_flow)
     assert refused(known, {"order": {"to": {"street": ""}, "colour": 1}, "size": 3, "colour": "red"}) == {
         "order": [
-            "“order.to.street” needs at least 1 characters; it has 0.",
+            "“order.to.street” needs at least 1 character; it has 0.",
             "“order.due” is missing.",
             "“order.colour” is not expected.",
         ],
@@ -453,13 +454,15 @@ def test_a_flow_from_outside_runs_in_a_worker(package: Callable[..., Path]) -> N
     folder = package(
         outside____init__="",
         outside__greet="""
-            @flow(kind="outside")
+            @flow()
             def greet_flow(run: Run, name: str = "you") -> str:
                 return run.step("Greet", "Hello, {}!".format, name)
             """,
     )
     load_flows(["outside"])
-    execution = Execution.start(get_flow("greet_flow"), get_flow("greet_flow").validate({"name": "Alice"}))
+    # A kind of its own, so that no other worker claims what it does not know.
+    greet = replace(get_flow("greet_flow"), kind=cast(Any, "outside"))
+    execution = Execution.start(greet, greet.validate({"name": "Alice"}))
     environment = {
         **os.environ,
         "PYTHONPATH": str(folder),
@@ -473,3 +476,30 @@ def test_a_flow_from_outside_runs_in_a_worker(package: Callable[..., Path]) -> N
         worker.stop()
     execution.refresh_from_db()
     assert (execution.state, execution.result) == ("SUCCESS", "Hello, Alice!")
+
+
+def test_a_kind_that_no_worker_has_is_refused() -> None:
+    with pytest.raises(FlowDefinitionError, match=r"test_registry\.py:\d+: .*kind “gpu”"):
+
+        @flow(kind="gpu")  # type: ignore[arg-type]
+        def gpu_flow() -> None:
+            """Wait for a worker that will never be."""
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("def broken(:\n", r"broken_flows\.py:1: invalid syntax"),
+        ("\n\nundefined_name\n", r"broken_flows\.py:3: NameError"),
+        ("import nothing_of_that_name\n", r"broken_flows\.py:1: ModuleNotFoundError"),
+        (None, r"FLOW_MODULES names “broken_flows”, which is not there"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_told_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str | None, sentence: str
+) -> None:
+    if code is not None:
+        (tmp_path / "broken_flows.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(FlowDefinitionError, match=sentence):
+        load_flows(["broken_flows"])

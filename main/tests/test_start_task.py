@@ -60,7 +60,7 @@ def test_a_body_that_is_wrong_is_a_400_with_a_sentence(visitor: Visitor, body: b
     ("inputs", "field", "sentence"),
     [
         ({}, "question", "“question” is missing."),
-        ({"question": ""}, "question", "“question” needs at least 1 characters; it has 0."),
+        ({"question": ""}, "question", "“question” needs at least 1 character; it has 0."),
         ({"question": "x" * 1001}, "question", "“question” may have at most 1000 characters; it has 1001."),
         ({"question": 7}, "question", "“question”: input should be a valid string."),
         ({"question": "a\x00b"}, "question", "It contains a NUL character."),
