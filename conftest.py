@@ -39,6 +39,11 @@ isolate_settings()
 django.setup()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the browser to the end: its event loop stays in this thread, and other tests need one of their own."""
+    items.sort(key=lambda item: "browser" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def servers() -> Iterator[Servers]:
     with embedded.owned(LOCAL_DIR), Servers(LOCAL_DIR, database_name="api_ctm", durable=False) as servers:

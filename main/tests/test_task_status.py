@@ -328,7 +328,8 @@ def test_a_step_that_is_tried_again_says_so(visitor: Visitor) -> None:
     last = frames[-1].snapshot
     assert last["details"]["final_result"] == "an answer"
     assert [line for line in messages_of(last) if "asleep" in line] == [
-        "↻ The oracle is asleep. Trying again in 1 s (2 of 2)."
+        "↻ The oracle is asleep. Trying again in 1 s (1 of 2).",
+        "↻ The oracle is asleep. Trying again in 1 s (2 of 2).",
     ]
     assert last["details"]["steps"] == [{"step": "Ask", "name": "Ask", "state": "done"}]
     texts = {frame.details.get("partial_result", "") for frame in frames}
