@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 import orjson
+import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 
 from main.events import Entry, Event, Snapshot, fold
@@ -64,6 +65,16 @@ class Channel:
         for number, event in enumerate(self.events, 1):
             snapshot = fold(snapshot, {**event, "id": f"1-{number}"})
         return snapshot
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal()
+
+
+@pytest.fixture
+def channel() -> Channel:
+    return Channel()
 
 
 class ToolWatcher(BaseCallbackHandler):

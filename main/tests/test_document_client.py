@@ -1,4 +1,4 @@
-"""A client written from document 001 alone runs against the server as it is."""
+"""A client that knows the first description of the API alone runs against the server as it is."""
 
 from typing import Any
 

@@ -27,16 +27,6 @@ from main.tests.providers import (
 
 
 @pytest.fixture
-def journal() -> Journal:
-    return Journal()
-
-
-@pytest.fixture
-def channel() -> Channel:
-    return Channel()
-
-
-@pytest.fixture
 def run_flow(journal: Journal, channel: Channel) -> Callable[..., Any]:
     def run_flow(name: str, **inputs: Any) -> Any:
         flow = get_flow(name)

@@ -38,16 +38,6 @@ class Calls(list[Any]):
 
 
 @pytest.fixture
-def journal() -> Journal:
-    return Journal()
-
-
-@pytest.fixture
-def channel() -> Channel:
-    return Channel()
-
-
-@pytest.fixture
 def new_run(journal: Journal, channel: Channel) -> Callable[..., Run]:
     """An attempt on the same journal and channel as the one before."""
     return lambda **options: Run("7", journal=journal, channel=channel, **options)

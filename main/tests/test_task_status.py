@@ -1,4 +1,4 @@
-"""`GET /task-status/<id>/`: the stream of document 001."""
+"""`GET /task-status/<id>/`: the stream of snapshots."""
 
 import asyncio
 import threading

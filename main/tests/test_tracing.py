@@ -105,11 +105,6 @@ count_up: RunnableLambda[list[Any], int] = RunnableLambda(lambda items: len(item
 
 
 @pytest.fixture
-def channel() -> Channel:
-    return Channel()
-
-
-@pytest.fixture
 def run(channel: Channel) -> Run:
     return Run("7", journal=Journal(), channel=channel)
 
