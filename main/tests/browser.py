@@ -28,8 +28,6 @@ def browser() -> Iterator[Browser]:
             pytest.fail("REQUIRE_BROWSER=1, but there is no Chromium on PATH.")
         pytest.skip("There is no Chromium on PATH.")
     with sync_playwright() as playwright:
-        # Its event loop runs in this thread until the session ends, and Django would refuse every query beside it.
-        os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
         browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         yield browser
         browser.close()

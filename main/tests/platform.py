@@ -130,7 +130,6 @@ class Platform:
             "ANONYMOUS_STARTS_PER_MINUTE": "0",
             "DEMO_TOKEN_DELAY": "0.005",
             "PYTHONUNBUFFERED": "1",
-            "DJANGO_ALLOW_ASYNC_UNSAFE": "",  # a browser in this process allows it here
             **settings_,
         }
         lines = commands(bind=f"127.0.0.1:{self.port}", web=1, io=16, cpu=2)
