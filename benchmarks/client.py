@@ -5,7 +5,7 @@ One `Connection` is one kept-alive connection. One `Person` is who asks: a visit
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from typing import Any, NamedTuple, Self
 
@@ -38,21 +38,16 @@ class UnexpectedAnswerError(Exception):
 class Person:
     """Who asks, by the cookies of their browser."""
 
-    session: str = ""
-    csrf_token: str = ""
+    cookies: dict[str, str] = field(default_factory=dict)
 
     @property
     def headers(self) -> str:
-        cookies = f"csrftoken={self.csrf_token}; sessionid={self.session}"
-        return f"Cookie: {cookies}\r\nX-CSRFToken: {self.csrf_token}\r\n"
+        cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        return f"Cookie: {cookies}\r\nX-CSRFToken: {self.cookies.get('csrftoken', '')}\r\n"
 
     def take_cookies(self, answer: Answer) -> None:
         for line in answer.headers.get("set-cookie", []):
-            cookies = SimpleCookie(line)
-            if "csrftoken" in cookies:
-                self.csrf_token = cookies["csrftoken"].value
-            if "sessionid" in cookies:
-                self.session = cookies["sessionid"].value
+            self.cookies |= {name: cookie.value for name, cookie in SimpleCookie(line).items()}
 
 
 class Connection:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.prepare
 
-prints the key of their session.
+prints their session cookie.
 """
 
 import os
@@ -19,7 +19,8 @@ def main() -> None:
 
 
 def signed_in_session() -> str:
-    """Return the key of a new session of a new user."""
+    """Return the session cookie of a new user, as name=value."""
+    from django.conf import settings
     from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
     from django.contrib.sessions.backends.db import SessionStore
     from django.utils.crypto import get_random_string
@@ -32,7 +33,7 @@ def signed_in_session() -> str:
     session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
     session[HASH_SESSION_KEY] = user.get_session_auth_hash()
     session.create()
-    return str(session.session_key)
+    return f"{settings.SESSION_COOKIE_NAME}={session.session_key}"
 
 
 if __name__ == "__main__":

@@ -101,7 +101,8 @@ def prepare(local_dir: Path) -> Person:
     done = subprocess.run(
         command, cwd=PROJECT, env=environment(local_dir), check=True, capture_output=True, text=True
     )
-    return Person(session=done.stdout.strip(), csrf_token="b" * 32)
+    name, _, session = done.stdout.strip().partition("=")
+    return Person({"csrftoken": "b" * 32, name: session})
 
 
 @contextmanager
