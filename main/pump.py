@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 
 from main.channel import REDIS_TIMEOUT, follow, meta_key, read_events, read_meta, stream_key
 from main.database import DATABASE_AWAY, with_database
-from main.events import LAST_SEQ, Event, EventId, Snapshot, fold, merge
+from main.events import LAST_SEQ, NO_EVENT, Event, EventId, Snapshot, fold, merge
 from main.models import Execution
 from main.run import page_address
 
@@ -52,6 +52,7 @@ RETRY = 2.0
 RETRY_SPREAD = 2.0
 # Seconds that Redis may take for an answer before it is taken for hung.
 PING_PATIENCE = 1.0
+FIRST_EVENT = EventId(1, 1)
 # A channel that is always subscribed, so that the connection lives while nothing is watched.
 IDLE_CHANNEL = "pump"
 
@@ -199,6 +200,7 @@ class Pump:
                 await self._subscribe(execution_id)
                 if waiting:  # nothing is stored of it yet, so the database need not be asked
                     watched.snapshot = Snapshot(url=page_address(execution_id))
+                    watched.whole = True
                 await self._read(watched)
                 watched.framed_at = 0.0  # the first frame holds up none
             except BaseException:
@@ -379,7 +381,8 @@ class Pump:
 
 def _leaves_gap(snapshot: Snapshot, event: Event) -> bool:
     number = EventId.parse(event["id"])
-    return number > snapshot.id and number != (snapshot.id.attempt, snapshot.id.seq + 1)
+    expected = FIRST_EVENT if snapshot.id == NO_EVENT else (snapshot.id.attempt, snapshot.id.seq + 1)
+    return number > snapshot.id and number != expected
 
 
 def _leads_to(snapshot: Snapshot, events: list[bytes]) -> bool:
