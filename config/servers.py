@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -91,7 +92,7 @@ class Servers:
             shutil.rmtree(socket_dir(self.local_dir), ignore_errors=True)
 
 
-class Server:
+class Server(ABC):
     """One server process. Subclasses say how it is called and when it is ready."""
 
     name: str
@@ -101,12 +102,13 @@ class Server:
         self.log = local_dir / f"{self.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
 
+    @abstractmethod
     def launch(self) -> None:
         """Start the process and return at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_ready(self) -> bool:
-        raise NotImplementedError
+        """Say whether it answers."""
 
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
