@@ -35,6 +35,8 @@ MAX_KEY_BYTES = 500
 # Seconds before the second try of a step, at most; doubled for each further one, up to the longest.
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
+# Seconds that a provider may ask to wait: nobody watches an execution that rests for longer.
+LONGEST_WAIT = 600.0
 
 _NOTHING: Any = object()
 
@@ -331,16 +333,19 @@ class Run:
                 raise
             except BaseException as error:
                 failure = classify_error(error)
-                if not failure.retryable or tries > self._step_retries:
+                asked_to_wait = (failure.retryable and failure.retry_after) or 0.0
+                if not failure.retryable or tries > self._step_retries or asked_to_wait > LONGEST_WAIT:
                     self._tell_step(step, "failed")
                     self._give_up(step)
+                    if asked_to_wait > LONGEST_WAIT:
+                        raise _asked_too_much(failure, asked_to_wait) from error
                     raise
                 self._pause_before_retry(step, failure, tries)
                 tries += 1
 
     def _pause_before_retry(self, step: _Step, failure: Failure, tries: int) -> None:
-        pause = failure.retry_after or random.uniform(0.5, 1.0) * FIRST_PAUSE * 2 ** (tries - 1)  # noqa: S311
-        pause = min(pause, LONGEST_PAUSE)
+        pause = min(random.uniform(0.5, 1.0) * FIRST_PAUSE * 2 ** (tries - 1), LONGEST_PAUSE)  # noqa: S311
+        pause = failure.retry_after or pause
         logger.info("execution %s: step %r, try %d: %s", self.id, step.name, tries, failure.type)
         with self._lock:
             step.entries.clear()
@@ -402,6 +407,14 @@ class Run:
                 return
             self._progress = percent
         self._channel.send({"type": "progress", "progress": percent})
+
+
+def _asked_too_much(failure: Failure, seconds: float) -> FlowError:
+    # No further try, neither here nor of a step around it: it would come too early.
+    return FlowError(
+        f"{failure.message} It asked for a pause of {math.ceil(seconds / 60)} minutes, which is too long to wait.",
+        type=failure.type,
+    )
 
 
 def page_address(execution_id: str) -> str:

@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableLambda
 from pydantic import BaseModel
 
 from main import run as run_module
-from main.errors import FlowError
+from main.errors import FlowError, classify_error
 from main.events import MAX_ENTRY_BYTES, Entry
 from main.run import MAX_KEY_BYTES, MAX_MESSAGE_LENGTH, Run, StepRecord, Stopped, entry_address, step_name
 from main.tests.memory import Channel, Journal, shown
@@ -368,8 +368,20 @@ def test_pauses_grow_and_vary(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
         assert all(longest / 2 <= pause <= longest for pause in of_try)
         assert len(set(of_try)) > 1
     pauses.clear()
-    run.step("Ask", Calls(busy(retry_after=4000), "awake"))
-    assert pauses == [run_module.LONGEST_PAUSE]
+    run.step("Ask", Calls(busy(retry_after=590), "awake"))
+    assert pauses == [590], "never earlier than the provider said"
+
+
+def test_a_provider_that_asks_for_too_long_a_pause_fails_the_step_at_once(run: Run, channel: Channel) -> None:
+    ask = Calls(busy(retry_after=4000))
+    with pytest.raises(FlowError) as raised:
+        run.step("Outer", lambda: run.step("Ask", ask))
+    failure = classify_error(raised.value)
+    assert (len(ask), failure.type, failure.retryable) == (1, "unavailable", False)
+    assert failure.message == (
+        "The oracle is asleep. It asked for a pause of 67 minutes, which is too long to wait."
+    )
+    assert [event["state"] for event in channel.of("step")] == ["running", "running", "failed", "failed"]
 
 
 def test_entries_and_text_of_a_failed_try_are_replaced(run: Run, journal: Journal, channel: Channel) -> None:

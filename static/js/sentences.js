@@ -46,6 +46,9 @@ const SENTENCES = [
   gettext_noop(
     "The chat model is Google's, and this server has no key for it. Whoever runs it has to set GEMINI_API_KEY.",
   ),
+  gettext_noop(
+    "%(sentence)s It asked for a pause of %(minutes)s minutes, which is too long to wait.",
+  ),
   // Lines of the timeline
   gettext_noop("↻ %(sentence)s Trying again in %(seconds)s s (%(tries)s of %(all)s)."),
   gettext_noop("✗ %(tool)s failed."),
