@@ -10,13 +10,14 @@ import logging
 import math
 import random
 import re
+import string
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 from urllib.parse import quote, unquote
 
 from main import values
@@ -32,6 +33,8 @@ Result = TypeVar("Result")
 MAX_MESSAGE_LENGTH = 4000
 # A key is in every event of its step and in an index of PostgreSQL, which takes 2,700 bytes.
 MAX_KEY_BYTES = 500
+# What receivers take as an idempotency key: Stripe names 255 characters, and in a header they have to be ASCII.
+MAX_EFFECT_KEY_LENGTH = 255
 # Seconds before the second try of a step, at most; doubled for each further one, up to the longest.
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
@@ -112,7 +115,9 @@ class Run:
         attempt: int = 1,
         expected_steps: int | Callable[[], int] = 0,
         step_retries: int = 3,
+        effect_scope: str = "",
     ) -> None:
+        """`effect_scope` is the execution that this one continues: its effects keep their keys."""
         self.id = execution_id
         self.attempt = attempt
         self.usage: dict[str, int] = {}
@@ -121,6 +126,7 @@ class Run:
         self._channel = channel
         self._expected_steps = expected_steps
         self._step_retries = step_retries
+        self._effect_scope = effect_scope or execution_id
         self._begun_steps: set[str] = set()
         self._lock = threading.Lock()
         self._top = _Step(key="", name="")
@@ -156,6 +162,20 @@ class Run:
             if recorded:
                 return self._replayed(step, recorded, fingerprint)
             return self._performed(step, what, input, fingerprint)
+
+    def effect(self, name: str, call: Callable[[str], Result]) -> Result:
+        """Do something to the world outside as a step, with a key by which its receiver knows it again.
+
+            run.effect("Send the invoice", lambda key: client.post(url, headers={"Idempotency-Key": key}).json())
+
+        A step is done at least once: a worker can die between the call and its record. The key is the same in
+        every try and every attempt, and another one for every other effect, so that a receiver who honours it
+        applies the effect once. It is ASCII, and at most 255 characters long. Raises what `step` raises.
+        """
+        with self._opened(name) as step:
+            if recorded := self._journal.recall(step.key):
+                return cast(Result, self._replayed(step, recorded, ""))
+            return cast(Result, self._performed(step, call, _effect_key(self._effect_scope, step.key), ""))
 
     def status(self, text: str) -> None:
         """Say in one line what is going on now."""
@@ -439,6 +459,14 @@ def _key(parent: str, name: str, ordinal: int) -> str:
     if len(key.encode()) <= MAX_KEY_BYTES:
         return key
     return f"{hashlib.sha256(parent.encode()).hexdigest()[:16]}/{own}"
+
+
+def _effect_key(scope: str, step: str) -> str:
+    """Return the idempotency key of a step. Its `%` stay: a step's key holds them as escapes only."""
+    key = quote(step, safe=string.punctuation + " ")
+    if len(scope) + 1 + len(key) > MAX_EFFECT_KEY_LENGTH:
+        key = hashlib.sha256(step.encode()).hexdigest()
+    return f"{scope}:{key}"
 
 
 def step_name(key: str) -> str:
