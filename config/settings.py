@@ -174,6 +174,10 @@ PROVIDER_TIMEOUT: float = env.float("PROVIDER_TIMEOUT", default=60.0)
 ANONYMOUS_STARTS_PER_MINUTE: int = env.int("ANONYMOUS_STARTS_PER_MINUTE", default=60)
 # Seconds from the first claim, where a flow does not say.
 EXECUTION_TIME_LIMIT: int = env.int("EXECUTION_TIME_LIMIT", default=3600)
+# How many executions of one owner run at once, over all workers; 0 for no limit.
+OWNER_CONCURRENCY: int = env.int("OWNER_CONCURRENCY", default=0)
+# Days after its end for which an execution is kept; 0 for ever.
+EXECUTION_RETENTION_DAYS: int = env.int("EXECUTION_RETENTION_DAYS", default=90)
 # How many executions one io worker (threads) and one cpu worker (processes) run at once.
 IO_CONCURRENCY: int = env.int("IO_CONCURRENCY", default=32)
 CPU_CONCURRENCY: int = env.int("CPU_CONCURRENCY", default=2)

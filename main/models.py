@@ -3,17 +3,20 @@
 State moves only here, each time by one conditional UPDATE, by the database's clock:
 
     PENDING ──claim_next──▶ RUNNING ──finish──▶ SUCCESS | FAILURE
-       ▲  ▲                   │  │
-       │  └────hand_back──────┘  └──cancel, end_overdue──▶ CANCELLED | FAILURE
-       └──take_back (the lease ran out)
+     │ ▲  ▲                   │  │
+     │ │  └────hand_back──────┘  └──cancel, end_overdue, end_poisonous──▶ CANCELLED | FAILURE
+     │ └──take_back (the lease ran out)
+     └──cancel, end_expired, end_overdue──▶ CANCELLED | FAILURE
 
 Every write of an attempt happens behind its fence: it locks the row for as long as the attempt is the newest
 and the state is RUNNING, or raises Fenced.
 """
 
+import random
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -24,9 +27,10 @@ from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
-from main import bells
+from main import bells, queues
 from main.events import Entry as EntryView
 from main.events import ErrorDetail, Event, EventId, Snapshot, bounded, fold, without_large_data
+from main.queues import Priority
 from main.registry import FLOW_REGISTRY, Flow
 from main.run import StepRecord, Stopped, entry_address, page_address, step_name
 
@@ -37,10 +41,16 @@ MAX_CRASHES = 3
 
 
 LOST = "The execution ended or was taken over."
+# Seconds for which an Idempotency-Key gives what it started before.
+IDEMPOTENCY_PERIOD = 24 * 3600
 
 
 class Fenced(Stopped):
     """This attempt lost its execution: it ended elsewhere, or another attempt has it."""
+
+
+class KeyReusedError(Exception):
+    """An Idempotency-Key came again within its period, with another request."""
 
 
 class Claim(NamedTuple):
@@ -76,6 +86,29 @@ class Execution(models.Model):
     )
     # An anonymous browser session, by the random id that it keeps.
     visitor = models.UUIDField(_("visitor"), null=True, blank=True)
+    # Whose turns and limits count: the user's or the visitor's id.
+    owner_key = models.UUIDField(default=queues.NOBODY, editable=False)
+    priority = models.CharField(
+        _("priority"), max_length=10, choices=Priority.choices, default=Priority.NORMAL
+    )
+    turn = models.BigIntegerField(_("turn"), default=0)
+    # Until when it may wait for its first claim, which clears it.
+    expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
+    idempotency_key = models.CharField(max_length=255, null=True, editable=False)  # noqa: DJ001 unique, or none
+    request_hash = models.CharField(max_length=64, blank=True, editable=False)
+    # What this one was started from again.
+    origin = models.ForeignKey(
+        "self",
+        verbose_name=_("run again from"),
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="runs_again",
+    )
+    # The first of those that this one continues with their finished steps; effects are known to the world by its id.
+    effect_scope = models.UUIDField(null=True, editable=False)
+    # When its dead letter was requeued or dropped.
+    settled_at = models.DateTimeField(_("settled"), null=True, blank=True)
     state = models.CharField(_("state"), max_length=10, choices=State.choices, default=State.PENDING)
     attempt = models.PositiveIntegerField(_("attempt"), default=0)
     crashes = models.PositiveSmallIntegerField(_("crashes"), default=0)
@@ -97,18 +130,37 @@ class Execution(models.Model):
         ordering = ("-created_at",)
         indexes = (
             models.Index(
-                fields=(
-                    "kind",
-                    "created_at",
-                ),
+                fields=("kind", "priority", "turn", "created_at"),
                 condition=models.Q(state="PENDING"),
                 name="execution_waiting",
+            ),
+            models.Index(
+                fields=("kind", "priority", "owner_key", "turn"),
+                condition=models.Q(state="PENDING"),
+                name="execution_turns",
+            ),
+            models.Index(
+                fields=("expires_at",),
+                condition=models.Q(state="PENDING", expires_at__isnull=False),
+                name="execution_expiry",
             ),
             models.Index(
                 fields=("lease_until",), condition=models.Q(state="RUNNING"), name="execution_leases"
             ),
             models.Index(
-                fields=("deadline",), condition=models.Q(state="RUNNING"), name="execution_deadlines"
+                fields=("deadline",),
+                condition=models.Q(state__in=("PENDING", "RUNNING"), deadline__isnull=False),
+                name="execution_deadlines",
+            ),
+            models.Index(
+                fields=("-finished_at",),
+                condition=models.Q(state="FAILURE", settled_at__isnull=True),
+                name="execution_dead_letters",
+            ),
+            models.Index(
+                fields=("finished_at",),
+                condition=models.Q(finished_at__isnull=False),
+                name="execution_finished",
             ),
             models.Index(
                 fields=(
@@ -133,6 +185,13 @@ class Execution(models.Model):
             ),
             models.Index(fields=("-created_at",), name="execution_newest"),
         )
+        constraints = (
+            models.UniqueConstraint(
+                fields=("owner_key", "idempotency_key"),
+                condition=models.Q(idempotency_key__isnull=False),
+                name="execution_once_per_key",
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.flow} {self.id}"
@@ -148,6 +207,11 @@ class Execution(models.Model):
     @property
     def is_final(self) -> bool:
         return self.state in self.FINAL
+
+    @property
+    def is_continued(self) -> bool:
+        """Whether it began with the finished steps of the one that it was run again from."""
+        return self.effect_scope is not None
 
     @property
     def duration(self) -> float | None:
@@ -166,36 +230,73 @@ class Execution(models.Model):
         *,
         owner_id: uuid.UUID | None = None,
         visitor: uuid.UUID | None = None,
+        priority: str = "",
+        **fields: Any,
     ) -> "Execution":
-        """Store an execution of validated inputs and ring for a worker once it is committed."""
+        """Store an execution of validated inputs and ring for a worker once it is committed.
+
+        Raises IntegrityError for an `idempotency_key` that this owner's rows have already.
+        """
+        priority = priority or flow.priority
+        owner_key = owner_id or visitor or queues.NOBODY
         execution = cls.objects.create(
             flow=flow.name,
             kind=flow.kind,
             inputs=inputs,
             owner_id=owner_id,
             visitor=visitor,
+            owner_key=owner_key,
+            priority=priority,
+            turn=queues.next_turn(flow.kind, priority, owner_key),
+            expires_at=_clock() + timedelta(seconds=queues.WAITING_LIMITS[priority]),
             time_limit=flow.time_limit or settings.EXECUTION_TIME_LIMIT,
+            **fields,
         )
         transaction.on_commit(partial(bells.ring, flow.kind))
         return execution
 
     @classmethod
-    def claim_next(cls, kind: str, worker: str) -> "Execution | None":
-        """Take the oldest waiting execution of a kind, or None. Two workers never get the same one."""
+    def started_with(cls, owner_key: uuid.UUID, key: str, request_hash: str) -> "Execution | None":
+        """Return what this owner started with an Idempotency-Key within its period, and forget older ones.
+
+        Raises KeyReusedError where that was another request.
+        """
+        found = cls.objects.filter(owner_key=owner_key, idempotency_key=key)
+        found.filter(created_at__lte=_clock() - timedelta(seconds=IDEMPOTENCY_PERIOD)).update(
+            idempotency_key=None
+        )
+        execution = found.first()
+        if execution and execution.request_hash != request_hash:
+            raise KeyReusedError
+        return execution
+
+    @classmethod
+    def claim_next(cls, kind: str, worker: str, draw: float | None = None) -> "Execution | None":
+        """Take the waiting execution of a kind whose turn it is, or None. Two workers never get the same one.
+
+        `draw` is the lot that decides between priorities, 0 to 1; by chance where it is left out.
+        """
+        draw = random.random() if draw is None else draw  # noqa: S311
+        most_by_flow = {flow.name: flow.concurrency for flow in FLOW_REGISTRY.values() if flow.concurrency}
+        if not most_by_flow and not settings.OWNER_CONCURRENCY:
+            return cls._claim(worker, queues.parameters(kind, draw, [], []))
+        with transaction.atomic():
+            full = _full(most_by_flow, settings.OWNER_CONCURRENCY)
+            return cls._claim(worker, queues.parameters(kind, draw, *full))
+
+    @classmethod
+    def _claim(cls, worker: str, asked: dict[str, Any]) -> "Execution | None":
         claimed = cls.objects.raw(
-            """
+            f"""
             UPDATE main_execution SET
-                state = 'RUNNING', attempt = attempt + 1, worker = %(worker)s,
+                state = 'RUNNING', attempt = attempt + 1, worker = %(worker)s, expires_at = NULL,
                 lease_until = clock_timestamp() + %(lease)s * interval '1 second',
                 started_at = coalesce(started_at, clock_timestamp()),
                 deadline = coalesce(deadline, clock_timestamp() + time_limit * interval '1 second')
-            WHERE id = (
-                SELECT id FROM main_execution WHERE state = 'PENDING' AND kind = %(kind)s
-                ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED
-            )
+            WHERE id = {queues.NEXT}
             RETURNING *
-            """,
-            {"worker": worker, "lease": LEASE, "kind": kind},
+            """,  # noqa: S608 — our own text
+            {"worker": worker, "lease": LEASE, **asked},
         )
         return next(iter(claimed), None)
 
@@ -297,11 +398,40 @@ class Execution(models.Model):
 
     @classmethod
     def end_overdue(cls) -> "list[Execution]":
-        """End executions that ran past their limit; return them."""
+        """End executions that took longer than they may, also those that wait to be taken up again; return them."""
         error = ErrorDetail(
             type="timeout", message="The execution took longer than it may and was stopped.", retryable=False
         )
-        return cls._end_all(models.Q(state=cls.State.RUNNING, deadline__lt=_clock()), error)
+        unended = (cls.State.PENDING, cls.State.RUNNING)
+        return cls._end_all(models.Q(state__in=unended, deadline__lt=_clock()), error)
+
+    @classmethod
+    def end_expired(cls) -> "list[Execution]":
+        """End executions that waited for their first claim for too long; return them."""
+        error = ErrorDetail(
+            type="expired",
+            message="The execution waited for a worker longer than it may, and was not run.",
+            retryable=True,
+        )
+        return cls._end_all(models.Q(state=cls.State.PENDING, expires_at__lt=_clock()), error)
+
+    def settle(self) -> bool:
+        """Take a failed execution off the dead letters; say whether this call did it."""
+        failed = Execution.objects.filter(id=self.id, state=self.State.FAILURE, settled_at=None)
+        return bool(failed.update(settled_at=_clock()))
+
+    @classmethod
+    def dead_letters(cls) -> "models.QuerySet[Execution]":
+        """Return what failed or expired and was neither run again nor dropped since; the newest first."""
+        return cls.objects.filter(state=cls.State.FAILURE, settled_at=None).order_by("-finished_at")
+
+    @classmethod
+    def prune(cls, days: float, most: int) -> int:
+        """Delete the oldest of what ended more than some days ago, at most so many; return how many."""
+        old = cls.objects.filter(finished_at__lt=_clock() - timedelta(days=days)).order_by("finished_at")
+        ids = list(old.values_list("id", flat=True)[:most])
+        cls.objects.filter(id__in=ids).delete()
+        return len(ids)
 
     @classmethod
     def waiting(cls, older_than: float = 0.0) -> dict[str, int]:
@@ -573,6 +703,21 @@ def _rows(sql: str, parameters: list[Any] | dict[str, Any]) -> list[tuple[Any, .
         cursor.execute(sql, parameters)
         rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
+
+
+def _full(most_by_flow: dict[str, int], most_by_owner: int) -> tuple[list[str], list[uuid.UUID]]:
+    """Return the flows and the owners that run as much at once as they may.
+
+    Claims that have limits to count wait for each other, or two of them could take the last place.
+    """
+    _rows(
+        "SELECT pg_advisory_xact_lock(%s)", [queues.LIMITS_LOCK]
+    )  # a statement of its own: the next sees more
+    flows = (
+        _rows(queues.FULL_FLOWS, [list(most_by_flow), list(most_by_flow.values())]) if most_by_flow else []
+    )
+    owners = _rows(queues.FULL_OWNERS, [most_by_owner]) if most_by_owner else []
+    return [row[0] for row in flows], [row[0] for row in owners]
 
 
 def _hand_back(condition: str, parameters: list[Any]) -> list[str]:

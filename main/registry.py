@@ -40,6 +40,7 @@ else:
 
 
 Kind = Literal["io", "cpu"]
+Priority = Literal["high", "normal", "low"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -61,7 +62,8 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Flow:
-    """A registered flow. Times are in seconds; `steps` is how many steps it usually has, 0 if that varies."""
+    """A registered flow. Times are in seconds; `steps` is how many steps it usually has, 0 if that varies;
+    `concurrency` how many executions of it run at once, 0 without a limit."""
 
     name: str
     title: str
@@ -74,6 +76,8 @@ class Flow:
     time_limit: int | None = None
     step_retries: int = 3
     requires: tuple[str, ...] = ()
+    priority: Priority = "normal"
+    concurrency: int = 0
     handles: dict[str, type] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
 
@@ -126,12 +130,15 @@ def flow(
     time_limit: int | None = None,
     step_retries: int = 3,
     requires: Iterable[str] = (),
+    priority: Priority = "normal",
+    concurrency: int = 0,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as a flow under its own name.
 
     `public` lets visitors without an account run it. `kind` is "io" for flows that wait (threads) or "cpu" for
     flows that compute (processes). `time_limit` is in seconds from the first claim. `requires` names settings
-    that must not be empty, such as "TAVILY_API_KEY".
+    that must not be empty, such as "TAVILY_API_KEY". `priority` is what a start gets that names none, and
+    `concurrency` how many executions of the flow run at once, 0 for no limit.
 
     Raises FlowDefinitionError, with file and line, for a name that is taken, a parameter without a type, a type
     that has no JSON Schema or does not resolve, and a default that is no JSON.
@@ -144,10 +151,8 @@ def flow(
             raise FlowDefinitionError(
                 f"{place}: the flow “{function.__name__}” is already defined in {known.place}."
             )
-        if kind not in get_args(Kind):
-            raise FlowDefinitionError(
-                f"{place}: “{function.__name__}” has the kind “{kind}”; there are “io” and “cpu”."
-            )
+        _check_choice(place, function, "kind", kind, get_args(Kind))
+        _check_choice(place, function, "priority", priority, get_args(Priority))
         handles, inputs = _parameters(function, place)
         registered = Flow(
             name=function.__name__,
@@ -161,6 +166,8 @@ def flow(
             time_limit=time_limit,
             step_retries=step_retries,
             requires=tuple(requires),
+            priority=priority,
+            concurrency=concurrency,
             handles=handles,
             inputs=inputs,
         )
@@ -169,6 +176,16 @@ def flow(
         return function
 
     return register
+
+
+def _check_choice(
+    place: str, function: Callable[..., Any], option: str, value: str, known: tuple[str, ...]
+) -> None:
+    if value not in known:
+        choices = " and ".join([", ".join(f"“{each}”" for each in known[:-1]), f"“{known[-1]}”"])
+        raise FlowDefinitionError(
+            f"{place}: “{function.__name__}” has the {option} “{value}”; there are {choices}."
+        )
 
 
 def get_flow(name: str) -> Flow:
