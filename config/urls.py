@@ -29,6 +29,7 @@ urlpatterns = [
     *both("executions/<str:execution_id>/", views.execution_page, "execution"),
     *both("executions/<str:execution_id>/answer/", views.answer, "answer"),
     *both("api/v1/executions/<str:execution_id>/cancel", views.Cancel.as_view(), "cancel"),
+    *both("api/v1/executions/<str:execution_id>/run-again", views.RunAgain.as_view(), "run_again"),
     *both("api/v1/executions/<str:execution_id>/entry", views.EntryDetail.as_view(), "entry"),
     *both("docs/", views.document, "documents"),
     *both("docs/<slug:name>/", views.document, "document"),

@@ -33,12 +33,12 @@ from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from main.again import run_again, run_again_from_failed_step
 from main.api import Conflict
 from main.models import Entry, Execution, Step, WorkerBeat
 from main.outside_ends import announce_outside_end
-from main.registry import FLOW_REGISTRY, InputError, Kind, UnknownFlowError, get_flow
+from main.registry import FLOW_REGISTRY, InputError, Kind, UnknownFlowError
 from main.run import step_name
-from main.views import why_unavailable
 
 # Where the list stops to count, and how many executions an action takes at once.
 MAX_COUNT = 10_000
@@ -143,7 +143,7 @@ LAST_BEAT = moment("beat_at", gettext_lazy("last beat"))
 
 @admin.register(Execution)
 class ExecutionAdmin(ReadOnlyAdmin):
-    actions = ("cancel_selected", "run_selected_again")
+    actions = ("cancel_selected", "run_selected_again", "run_selected_from_failed_step")
     list_display = ("title", "state_and_worker", "started_by", CREATED, "lasted", "attempts")
     list_filter = ("state", FlowFilter, KindFilter, "created_at")
     list_select_related = ("owner",)
@@ -161,7 +161,8 @@ class ExecutionAdmin(ReadOnlyAdmin):
             gettext_lazy("How it ran"),
             {
                 "fields": (
-                    ("kind", "attempts", "crashes", "time_limit"),
+                    ("kind", "priority", "attempts", "crashes", "time_limit"),
+                    "run_again_from",
                     ("held_by", LEASE_UNTIL, DEADLINE),
                     ("model_name", "used"),
                 )
@@ -245,6 +246,13 @@ class ExecutionAdmin(ReadOnlyAdmin):
         again = _("Trying again may help.") if error["retryable"] else ""
         return format_html("{} <code>{}</code> {}", error["message"], error["type"], again)
 
+    @admin.display(description=gettext_lazy("run again from"))
+    def run_again_from(self, execution: Execution) -> str:
+        if execution.origin_id is None:
+            return EMPTY
+        address = reverse("admin:main_execution_change", args=[execution.origin_id])
+        return format_html('<a href="{}">{}</a>', address, execution.origin_id)
+
     @admin.display(description=gettext_lazy("worker"))
     def held_by(self, execution: Execution) -> str:
         return execution.worker or EMPTY
@@ -284,6 +292,11 @@ class ExecutionAdmin(ReadOnlyAdmin):
             page("whole/<slug:field>", "whole", self.whole_view),
             page("cancel", "cancel", partial(self.act_view, act=self.cancel_selected)),
             page("run-again", "run_again", partial(self.act_view, act=self.run_selected_again)),
+            page(
+                "run-from-failed-step",
+                "run_from_failed_step",
+                partial(self.act_view, act=self.run_selected_from_failed_step),
+            ),
             *super().get_urls(),
         ]
 
@@ -336,11 +349,25 @@ class ExecutionAdmin(ReadOnlyAdmin):
 
     @admin.action(description=gettext_lazy("Run selected again"), permissions=["operate"])
     def run_selected_again(self, request: HttpRequest, queryset: QuerySet[Execution]) -> None:
+        self._start_again(request, queryset, run_again)
+
+    @admin.action(
+        description=gettext_lazy("Run selected again from the failed step"), permissions=["operate"]
+    )
+    def run_selected_from_failed_step(self, request: HttpRequest, queryset: QuerySet[Execution]) -> None:
+        self._start_again(request, queryset, run_again_from_failed_step)
+
+    def _start_again(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[Execution],
+        start: Callable[[Execution], Execution],
+    ) -> None:
         started: list[Execution] = []
         refused: Counter[str] = Counter()
         for execution in self._chosen(request, queryset):
             try:
-                started.append(run_again(execution))
+                started.append(start(execution))
             except (UnknownFlowError, InputError, Conflict) as error:
                 refused[_not_started_message(execution, error)] += 1
             else:
@@ -373,18 +400,6 @@ class ExecutionAdmin(ReadOnlyAdmin):
         unended = [str(each) for each in chosen if not each.is_final]
         allowed = self.has_delete_permission(request)
         return [str(each) for each in chosen], counts, set() if allowed else {_("execution")}, unended
-
-
-def run_again(execution: Execution) -> Execution:
-    """Start an execution with the same flow, inputs, owner and visitor.
-
-    Raises UnknownFlowError, InputError or Conflict where the flow is gone, has changed or lacks a setting.
-    """
-    flow = get_flow(execution.flow)
-    if reason := why_unavailable(flow):
-        raise Conflict(reason)
-    inputs = flow.validate(execution.inputs)
-    return Execution.start(flow, inputs, owner_id=execution.owner_id, visitor=execution.visitor)
 
 
 def _not_started_message(execution: Execution, error: Exception) -> str:

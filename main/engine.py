@@ -130,6 +130,7 @@ def execute(execution: Execution) -> None:
         attempt=execution.attempt,
         expected_steps=flow.steps or (lambda: with_database(partial(steps_of_last_success, flow.name), run)),
         step_retries=flow.step_retries,
+        effect_scope=str(execution.effect_scope or ""),
     )
     journal.run = run
     with heart.holding(execution, run):
@@ -178,7 +179,7 @@ class DatabaseJournal:
 def _run_to_its_end(flow: Flow, execution: Execution, journal: DatabaseJournal, publisher: Publisher) -> None:
     run = journal.run
     try:
-        if execution.attempt > 1:
+        if execution.attempt > 1 or execution.is_continued:
             _go_on(execution, journal, publisher)
         publisher.send({"type": "state", "state": "PROGRESS", "status": "Running"})
         result = _result(flow, run, execution.inputs)

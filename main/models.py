@@ -574,6 +574,19 @@ class Step(models.Model):
         if not recorded:
             raise Fenced(LOST)
 
+    @classmethod
+    def copy(cls, source: Execution, target: Execution) -> None:
+        """Give an execution the finished steps of another."""
+        _execute(
+            """
+            INSERT INTO main_step
+                (execution_id, key, name, attempt, tries, fingerprint, result, progress, started_at, finished_at)
+            SELECT %s, key, name, 0, tries, fingerprint, result, progress, started_at, finished_at
+            FROM main_step WHERE execution_id = %s ORDER BY id
+            """,
+            [target.id, source.id],
+        )
+
 
 class Entry(models.Model):
     """A line of the timeline. `n` counts within its step, so that an attempt's repetition replaces, not repeats."""
@@ -631,6 +644,18 @@ class Entry(models.Model):
             position += 1  # at most its own: what follows it and is stored has a higher one
             rows.append(cls._row(execution, position, view))
         Entry.objects.bulk_create(rows, ignore_conflicts=True)
+
+    @classmethod
+    def copy(cls, source: Execution, target: Execution) -> None:
+        """Give an execution the entries of another's finished steps."""
+        _execute(
+            """
+            INSERT INTO main_entry (execution_id, step, n, attempt, position, data, created_at)
+            SELECT %s, step, n, 0, position, data, created_at FROM main_entry
+            WHERE execution_id = %s AND step IN (SELECT key FROM main_step WHERE execution_id = %s) ORDER BY id
+            """,
+            [target.id, source.id, source.id],
+        )
 
     @classmethod
     def _row(cls, execution: Execution, position: int, entry: EntryView) -> "Entry":
@@ -703,6 +728,11 @@ def _rows(sql: str, parameters: list[Any] | dict[str, Any]) -> list[tuple[Any, .
         cursor.execute(sql, parameters)
         rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
+
+
+def _execute(sql: str, parameters: list[Any]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
 
 
 def _full(most_by_flow: dict[str, int], most_by_owner: int) -> tuple[list[str], list[uuid.UUID]]:

@@ -36,6 +36,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # The header by which a Django view hands its request over to the pump; never sent to a client.
 HAND_OFF = "X-Watch-Execution"
+# Stands in it where nobody has begun the execution, so that nothing is stored of it but its row.
+NEW = "new"
 EVENT_STREAM = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",
@@ -59,7 +61,8 @@ IDLE_CHANNEL = "pump"
 
 def hand_off(execution: Execution) -> dict[str, str]:
     """Return the header that hands the request of a watcher over."""
-    return {HAND_OFF: f"{execution.id} {execution.attempt}"}
+    is_new = execution.attempt == 0 and not execution.is_continued
+    return {HAND_OFF: f"{execution.id} {NEW if is_new else ''}"}
 
 
 def encode_frame(snapshot: Snapshot) -> bytes:
@@ -150,10 +153,9 @@ class Pump:
 
         `handed_over` is what `hand_off` wrote.
         """
-        execution_id, _, attempt = handed_over.partition(" ")
-        waiting = attempt == "0"
+        execution_id, _, mark = handed_over.partition(" ")
         self._begin()
-        watched = await self._watch(execution_id, waiting=waiting)
+        watched = await self._watch(execution_id, is_new=mark == NEW)
         watcher = Watcher()
         watched.watchers.add(watcher)
         leaving = asyncio.ensure_future(_notice_leaving(receive, watcher))
@@ -191,14 +193,14 @@ class Pump:
 
     # What is watched
 
-    async def _watch(self, execution_id: str, *, waiting: bool) -> Watched:
+    async def _watch(self, execution_id: str, *, is_new: bool) -> Watched:
         """Return the execution with its snapshot read; the first watcher of it subscribes and reads."""
         watched = self._watched.get(execution_id)
         if watched is None:
             watched = self._watched[execution_id] = Watched(execution_id)
             try:
                 await self._subscribe(execution_id)
-                if waiting:  # nothing is stored of it yet, so the database need not be asked
+                if is_new:  # nothing is stored of it yet, so the database need not be asked
                     watched.snapshot = Snapshot(url=page_address(execution_id))
                     watched.whole = True
                 await self._read(watched)

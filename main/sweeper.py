@@ -1,8 +1,9 @@
 """What keeps promises: a thread in every worker process.
 
 Every 2 s it says that this process is there, and looks for work that no bell announced. One process at a time,
-elected by an advisory lock, also takes back leases that ran out, ends what ran past its limit, and rings as
-many bells as waiting rows lack. A second thread beats the heart, so that a slow sweep costs no lease.
+elected by an advisory lock, also takes back leases that ran out, ends what ran or waited past its limit, rings as
+many bells as waiting rows lack, and deletes what is old. A second thread beats the heart, so that a slow sweep
+costs no lease.
 """
 
 import logging
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from django.conf import settings
 from django.db import connection, transaction
 
 from main import bells
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 SWEEP = 2.0
 # Seconds that a row waits before a bell is missed: the first one was rung when it was stored.
 BELL_PATIENCE = 1.0
+# How many old executions one sweep deletes.
+PRUNED_AT_ONCE = 200
 # The advisory lock of the elected sweeper; any number that nothing else in this database uses.
 LOCK = 7_315_620_001
 
@@ -55,6 +59,7 @@ def sweep() -> None:
     waiting = with_database(lambda: Execution.waiting(older_than=BELL_PATIENCE))
     if ended is not None:
         _ring_for(waiting)
+        prune()
     _look_for_work(waiting)
     _swept_at = time.monotonic()
 
@@ -72,13 +77,19 @@ def _keep_promises() -> list[Execution] | None:
         cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK])
         if cursor.fetchone() != (True,):
             return None
-        ended = Execution.end_overdue()
+        ended = Execution.end_overdue() + Execution.end_expired()
         if not _was_away():
             ended += Execution.end_poisonous()
             if taken_back := Execution.take_back():
                 logger.warning("%d leases ran out; other workers shall go on", len(taken_back))
         WorkerBeat.prune()
         return ended
+
+
+def prune() -> None:
+    """Delete some of what ended long ago; whatever is left comes with the next sweeps."""
+    if days := settings.EXECUTION_RETENTION_DAYS:
+        with_database(lambda: Execution.prune(days, most=PRUNED_AT_ONCE))
 
 
 def _was_away() -> bool:

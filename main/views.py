@@ -2,13 +2,14 @@
 
 import re
 import uuid
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from django.conf import settings
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils.crypto import salted_hmac
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import ensure_csrf_cookie
@@ -19,56 +20,137 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from main import docs
+from main.again import START, WAYS
 from main.api import Conflict, Invalid, count_start, problem, safe_only, wants_page
+from main.availability import why_unavailable
 from main.channel import history, latest
 from main.chat_models import describe_chat_model
 from main.events import Snapshot
 from main.markdown import render_document, render_markdown
 from main.middleware import database_away, is_database_away
-from main.models import Entry, Execution
+from main.models import Entry, Execution, KeyReusedError
 from main.outside_ends import announce_outside_end
 from main.pump import EVENT_STREAM, encode_last_frame, hand_off
+from main.queues import Priority
 from main.registry import FLOW_REGISTRY, Flow, InputError, UnknownFlowError, get_flow
 from main.search import describe_search
+from main.values import fingerprint
 
 # How many of their executions the page and the list show.
 LIST_LENGTH = 50
+# Characters of an Idempotency-Key.
+MAX_KEY_LENGTH = 255
 
 
 # Start
 
 
 class StartTask(APIView):
-    """`POST /start-task/` with `{"flow", "inputs"}`: store an execution and answer with its id."""
+    """`POST /start-task/` with `{"flow", "inputs", "priority"}`: store an execution and answer with its id.
+
+    With an `Idempotency-Key`, the same request answers with the same id for a day.
+    """
 
     def post(self, request: Request) -> Response:
-        flow = _requested_flow(_body(request))
-        if not flow.public and not request.user.is_authenticated:
-            raise PermissionDenied(
-                _("“%(title)s” is not open to visitors. Sign in to run it.") % {"title": flow.title}
-            )
-        if reason := why_unavailable(flow):
-            raise Conflict(reason)
-        inputs = _valid_inputs(flow, _body(request))
-        count_start(request)
-        user_id = request.user.pk if request.user.is_authenticated else None
-        execution = Execution.start(
-            flow, inputs, owner_id=user_id, visitor=None if user_id else _visitor(request)
-        )
+        key = _idempotency_key(request)
+        owner = _owner(request, key)
+        execution = _started_before(request, key, owner) or _start(request, key, owner)
         return Response({"task_id": str(execution.id)})
+
+
+class Owner(NamedTuple):
+    """Who starts: a user or a visitor. One of the two is None."""
+
+    user_id: uuid.UUID | None
+    visitor: uuid.UUID | None
+
+    @property
+    def key(self) -> uuid.UUID:
+        return self.user_id or cast(uuid.UUID, self.visitor)
+
+
+def _start(request: Request, key: str, owner: Owner) -> Execution:
+    body = _body(request)
+    flow = _requested_flow(body)
+    if not flow.public and not request.user.is_authenticated:
+        raise PermissionDenied(
+            _("“%(title)s” is not open to visitors. Sign in to run it.") % {"title": flow.title}
+        )
+    if reason := why_unavailable(flow):
+        raise Conflict(reason)
+    inputs, priority = _valid_inputs(flow, body), _priority(request, flow)
+    count_start(request)
+    if owner.visitor:
+        request._request.session["visitor"] = str(owner.visitor)
+    keyed = {"idempotency_key": key, "request_hash": fingerprint(body)} if key else {}
+    try:
+        return Execution.start(
+            flow, inputs, owner_id=owner.user_id, visitor=owner.visitor, priority=priority, **keyed
+        )
+    except IntegrityError:
+        if found := _started_before(request, key, owner):  # by a request at the same moment
+            return found
+        raise
+
+
+def _started_before(request: Request, key: str, owner: Owner) -> Execution | None:
+    """Return what the same request with the same key started before; raises Conflict for another request."""
+    if not key:
+        return None
+    try:
+        execution = Execution.started_with(owner.key, key, fingerprint(_body(request)))
+    except KeyReusedError:
+        raise Conflict(
+            _("This Idempotency-Key came with another request before. Every request needs a key of its own.")
+        ) from None
+    if execution and owner.visitor:  # the answer with the session's cookie may have been lost, too
+        request._request.session["visitor"] = str(owner.visitor)
+    return execution
+
+
+def _idempotency_key(request: Request) -> str:
+    key = request.headers.get("Idempotency-Key", "")
+    if len(key) > MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
+        raise Invalid(
+            _("The Idempotency-Key has to be 1 to %(most)d printable ASCII characters.")
+            % {"most": MAX_KEY_LENGTH}
+        )
+    return key
+
+
+def _owner(request: Request, key: str) -> Owner:
+    """Return who starts. A visitor is a random id in the session, made on the first start.
+
+    With a key that id comes from the key and the CSRF cookie: where the first answer was lost, with the session's
+    cookie in it, the same request is known again all the same.
+    """
+    if request.user.is_authenticated:
+        return Owner(request.user.pk, None)
+    if visitor := request._request.session.get("visitor"):
+        return Owner(None, uuid.UUID(visitor))
+    if not key:
+        return Owner(None, uuid.uuid4())
+    said = f"{request.COOKIES.get(settings.CSRF_COOKIE_NAME, '')} {key}"
+    digest = salted_hmac("visitor", said, algorithm="sha256").digest()
+    return Owner(None, uuid.UUID(bytes=digest[:16], version=4))
+
+
+def _priority(request: Request, flow: Flow) -> str:
+    """Return the priority that was asked for, or the flow's own. Visitors may only ask for less."""
+    priority = _body(request).get("priority")
+    if priority is None:
+        return flow.priority
+    if priority not in Priority.values:
+        sentence = _("“priority” is one of high, normal and low.")
+        raise Invalid(sentence, {"priority": [sentence]})
+    known = Priority.values
+    if not request.user.is_authenticated and known.index(priority) < known.index(flow.priority):
+        raise PermissionDenied(_("Sign in to start with a higher priority."))
+    return str(priority)
 
 
 def _body(request: Request) -> dict[str, Any]:
     return cast(dict[str, Any], request.data)  # an object: the parser sees to it
-
-
-def why_unavailable(flow: Flow) -> str:
-    """Return the sentence that says which setting a flow lacks, or ""."""
-    missing = [name for name in flow.requires if not getattr(settings, name, "")]
-    if not missing:
-        return ""
-    needs = {"title": flow.title, "settings": ", ".join(missing)}
-    return _("“%(title)s” needs %(settings)s, which this server has not set.") % needs
 
 
 def _requested_flow(body: dict[str, Any]) -> Flow:
@@ -96,14 +178,6 @@ def _valid_inputs(flow: Flow, body: dict[str, Any]) -> dict[str, Any]:
         return flow.validate(inputs)
     except InputError as error:
         raise Invalid(str(error), error.errors) from None
-
-
-def _visitor(request: Request) -> uuid.UUID:
-    """Return the random id by which an anonymous session owns what it starts; made on the first start."""
-    session = request._request.session
-    if "visitor" not in session:
-        session["visitor"] = str(uuid.uuid4())
-    return uuid.UUID(session["visitor"])
 
 
 # Whose executions
@@ -189,6 +263,8 @@ def summary(execution: Execution, live: Snapshot | None) -> dict[str, Any]:
         "title": execution.title,
         "inputs": _in_order(execution),
         "state": execution.contract_state,
+        "priority": execution.priority,
+        "origin": str(execution.origin_id) if execution.origin_id else None,
         "status": live.status if live else execution.get_state_display(),
         "progress": live.progress if live else 100 * (execution.state == "SUCCESS"),
         "created_at": execution.created_at,
@@ -293,6 +369,25 @@ class Cancel(APIView):
             raise Conflict(_("The execution has ended already."))
         announce_outside_end(execution)
         return Response(summary(execution, None))
+
+
+class RunAgain(APIView):
+    """`POST /api/v1/executions/<id>/run-again` with `{"from": "start" | "failed_step"}`: start it once more."""
+
+    def post(self, request: Request, execution_id: str) -> Response:
+        execution = _visible(request, execution_id)
+        way = WAYS.get(str(_body(request).get("from", START)))
+        if way is None:
+            sentence = _("“from” is one of %(ways)s.") % {"ways": ", ".join(WAYS)}
+            raise Invalid(sentence, {"from": [sentence]})
+        if not execution.is_final:
+            raise Conflict(_("The execution has not ended yet."))
+        count_start(request)
+        try:
+            started = way(execution)
+        except (UnknownFlowError, InputError) as error:
+            raise Conflict(str(error)) from None
+        return Response({"task_id": str(started.id)})
 
 
 # Pages

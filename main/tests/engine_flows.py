@@ -177,6 +177,21 @@ def needs_key_flow(run: Run) -> str:
     return "never"
 
 
+@flow(public=True, steps=3)
+def order_flow(run: Run, folder: str) -> str:
+    """Draw a number, pay, and fail for as long as there is no file `repaired`; every call leaves a file."""
+    path = Path(folder)
+    drawn = run.step("Draw", lambda: _called(path, "drawn"))
+    run.effect("Pay", lambda key: (path / f"paid-{key}").touch())
+
+    def deliver() -> str:
+        if not (path / "repaired").exists():
+            raise FlowError("The van is broken.", type="broken")
+        return drawn
+
+    return str(run.step("Deliver", deliver))
+
+
 def _called(folder: Path, name: str) -> str:
     """Leave a file for every call, and return how many there are."""
     count = len(list(folder.glob(f"{name}-*"))) + 1

@@ -14,14 +14,15 @@ from django.conf import LazySettings
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from main import queues
-from main.models import Execution
+from main import queues, sweeper
+from main.models import Entry, Execution, Step
 from main.queues import Priority
 from main.registry import FLOW_REGISTRY, Flow, FlowDefinitionError, flow
-from main.tests.rows import KIND, at_once, waiting, without_sweepers
+from main.tests.rows import KIND, at_once, claimed, step_record, waiting, without_sweepers
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+LOG: Any = {"type": "log", "step": "Ask", "n": 0, "message": "said"}
 ALICE, BOB, CHARLIE = (uuid.uuid4() for _ in range(3))
 
 
@@ -315,3 +316,37 @@ def plan_nodes(sql: str) -> Iterator[dict[str, Any]]:
         node = waiting_nodes.pop()
         yield node
         waiting_nodes += node.get("Plans", ())
+
+
+# Retention
+
+
+def test_what_ended_long_ago_is_deleted_with_all_it_has() -> None:
+    old, recent, running = claimed(), claimed(), claimed()
+    for execution in (old, recent):
+        Step.record(execution, step_record(entries=[(1, LOG)]))
+        execution.finish()
+    link = waiting(origin=old)
+    Execution.objects.filter(id=old.id).update(finished_at=datetime.now(UTC) - timedelta(days=90, seconds=1))
+    Execution.objects.filter(id=recent.id).update(finished_at=datetime.now(UTC) - timedelta(days=89))
+    assert Execution.prune(90, most=10) == 1
+    assert set(Execution.objects.all()) == {recent, running, link}
+    assert (Step.objects.get().execution_id, Entry.objects.get().execution_id) == (recent.id, recent.id)
+
+
+def test_it_is_deleted_in_batches_the_oldest_first() -> None:
+    for days in (100, 300, 200):
+        claimed().finish()
+        Execution.objects.filter(finished_at__gt=datetime.now(UTC) - timedelta(days=1)).update(
+            finished_at=datetime.now(UTC) - timedelta(days=days)
+        )
+    assert [Execution.prune(90, most=2) for _ in range(3)] == [2, 1, 0]
+
+
+@pytest.mark.parametrize(("days", "left"), [(90, 0), (0, 1)])
+def test_a_sweep_deletes_what_is_old(settings: LazySettings, days: int, left: int) -> None:
+    settings.EXECUTION_RETENTION_DAYS = days
+    claimed().finish()
+    Execution.objects.update(finished_at=datetime.now(UTC) - timedelta(days=91))
+    sweeper.prune()
+    assert Execution.objects.count() == left

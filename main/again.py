@@ -1,0 +1,75 @@
+"""Run again: a new execution linked to the old one, from the start or from the failed step."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.db import transaction
+from django.utils.translation import gettext as _
+
+from main.api import Conflict
+from main.availability import why_unavailable
+from main.models import Entry, Execution, Step
+from main.registry import Flow, get_flow
+
+# What "from" may name in a request to run an execution again.
+START, FAILED_STEP = "start", "failed_step"
+
+
+def run_again(execution: Execution) -> Execution:
+    """Start an execution with the same flow, inputs, owner, visitor and priority.
+
+    Raises UnknownFlowError, InputError or Conflict where the flow is gone, has changed or lacks a setting.
+    """
+    with transaction.atomic():
+        execution.settle()
+        return _start(execution)
+
+
+def run_again_from_failed_step(execution: Execution) -> Execution:
+    """Start an execution that has the finished steps of a failed one already, and does the rest.
+
+    Effects are known to the outside by the id of the first of them, so that one which was asked for and not
+    written down is not applied again. Raises as `run_again`, and Conflict where nothing failed.
+    """
+    if execution.state not in (Execution.State.FAILURE, Execution.State.CANCELLED):
+        raise Conflict(_("Only what failed or was cancelled can be run again from the failed step."))
+    with transaction.atomic():
+        execution.settle()
+        started = _start(execution, effect_scope=execution.effect_scope or execution.id)
+        Step.copy(execution, started)
+        Entry.copy(execution, started)
+        return started
+
+
+WAYS: dict[str, Callable[[Execution], Execution]] = {
+    START: run_again,
+    FAILED_STEP: run_again_from_failed_step,
+}
+
+
+def requeue(execution: Execution, way: Callable[[Execution], Execution]) -> Execution:
+    """Run a dead letter again, once; raises as that does, and Conflict where it is no dead letter any more."""
+    with transaction.atomic():
+        if not execution.settle():
+            raise Conflict(_("The execution is no dead letter, or not any more."))
+        return way(execution)
+
+
+def _start(execution: Execution, **fields: Any) -> Execution:
+    flow = _startable(execution)
+    return Execution.start(
+        flow,
+        flow.validate(execution.inputs),
+        owner_id=execution.owner_id,
+        visitor=execution.visitor,
+        priority=execution.priority,
+        origin=execution,
+        **fields,
+    )
+
+
+def _startable(execution: Execution) -> Flow:
+    flow = get_flow(execution.flow)
+    if reason := why_unavailable(flow):
+        raise Conflict(reason)
+    return flow
