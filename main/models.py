@@ -302,18 +302,38 @@ class Execution(models.Model):
 
     @classmethod
     def renew_leases(cls, claims: Iterable[Claim]) -> set[Claim]:
-        """Renew the leases of what a worker holds, in one UPDATE; return what is still its own."""
-        held = list(claims)
-        rows = _rows(
+        """Renew the leases of what a worker holds, in one UPDATE; return what is still its own.
+
+        A row that is locked, such as by a long record of a step, holds up none of the others: it is still its own,
+        nobody can take it back meanwhile, and its turn comes with the next heartbeat.
+        """
+        return _kept(
             """
-            UPDATE main_execution SET lease_until = clock_timestamp() + %s * interval '1 second'
-            FROM unnest(%s::uuid[], %s::int[]) AS held(id, attempt)
-            WHERE main_execution.id = held.id AND main_execution.attempt = held.attempt AND state = 'RUNNING'
-            RETURNING main_execution.id, main_execution.attempt
+            WITH held AS (
+                SELECT * FROM unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS held(id, attempt)
+            ), free AS (
+                SELECT id FROM main_execution JOIN held USING (id, attempt) WHERE state = 'RUNNING'
+                FOR NO KEY UPDATE OF main_execution SKIP LOCKED
+            ), renewed AS (
+                UPDATE main_execution SET lease_until = clock_timestamp() + %(lease)s * interval '1 second'
+                FROM free WHERE main_execution.id = free.id
+            )
+            SELECT id, attempt FROM main_execution JOIN held USING (id, attempt) WHERE state = 'RUNNING'
             """,
-            [LEASE, [claim.id for claim in held], [claim.attempt for claim in held]],
+            claims,
         )
-        return {Claim(*row) for row in rows}
+
+    @classmethod
+    def still_held(cls, claims: Iterable[Claim]) -> set[Claim]:
+        """Return what of a worker's claims is still its own."""
+        return _kept(
+            """
+            SELECT id, attempt FROM main_execution
+            JOIN unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS held(id, attempt) USING (id, attempt)
+            WHERE state = 'RUNNING'
+            """,
+            claims,
+        )
 
     @contextmanager
     def fence(self) -> Iterator[None]:
@@ -685,6 +705,9 @@ class WorkerBeat(models.Model):
     name = models.CharField(_("name"), primary_key=True, max_length=200)
     kind = models.CharField(_("kind"), max_length=20)
     beat_at = models.DateTimeField(_("last asked for work"))
+    capacity = models.PositiveIntegerField(_("places"), db_default=1)
+    # Threads in a call that does not end, after their run was given up.
+    stuck = models.PositiveIntegerField(_("stuck threads"), db_default=0)
 
     class Meta:
         verbose_name = _("worker")
@@ -694,11 +717,13 @@ class WorkerBeat(models.Model):
         return self.name
 
     @classmethod
-    def beat(cls, name: str, kind: str) -> None:
+    def beat(cls, name: str, kind: str, capacity: int = 1, stuck: int = 0) -> None:
+        """Say that a worker process is there, how much it runs at once, and how many of its threads are stuck."""
         _rows(
-            "INSERT INTO main_workerbeat (name, kind, beat_at) VALUES (%s, %s, clock_timestamp()) "
-            "ON CONFLICT (name) DO UPDATE SET beat_at = clock_timestamp() RETURNING 1",
-            [name, kind],
+            "INSERT INTO main_workerbeat (name, kind, beat_at, capacity, stuck) "
+            "VALUES (%s, %s, clock_timestamp(), %s, %s) ON CONFLICT (name) DO UPDATE SET "
+            "beat_at = excluded.beat_at, capacity = excluded.capacity, stuck = excluded.stuck RETURNING 1",
+            [name, kind, capacity, stuck],
         )
 
     @classmethod
@@ -721,6 +746,12 @@ class _clock(models.Func):
 def _data(entry: EntryView) -> dict[str, Any]:
     """Return what an entry says, without the step and number that it is found by."""
     return {key: value for key, value in entry.items() if key not in ("step", "n")}
+
+
+def _kept(sql: str, claims: Iterable[Claim]) -> set[Claim]:
+    held = list(claims)
+    ids, attempts = [claim.id for claim in held], [claim.attempt for claim in held]
+    return {Claim(*row) for row in _rows(sql, {"ids": ids, "attempts": attempts, "lease": LEASE})}
 
 
 def _rows(sql: str, parameters: list[Any] | dict[str, Any]) -> list[tuple[Any, ...]]:

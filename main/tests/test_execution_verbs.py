@@ -179,11 +179,38 @@ def test_heartbeat_and_sweeper_at_once_agree() -> None:
             partial(Execution.renew_leases, [Claim(execution.id, 1)]),
             Execution.take_back,
         )
-        assert bool(renewed) != bool(taken), (renewed, taken)
         assert (fresh(execution).state, fresh(execution).crashes) == (
-            ("RUNNING", 0) if renewed else ("PENDING", 1)
+            ("PENDING", 1) if taken else ("RUNNING", 0)
         )
+        # A row that the sweeper has just locked is the worker's until its next heartbeat.
+        assert renewed or taken
+        assert bool(Execution.renew_leases([Claim(execution.id, 1)])) != bool(taken)
         execution.cancel()
+
+
+def test_a_row_that_is_locked_holds_up_no_heartbeat() -> None:
+    locked, other, lost = (claimed() for _ in range(3))
+    let_expire(locked, other)
+    lost.cancel()
+    held = [Claim(each.id, 1) for each in (locked, other, lost)]
+    with locked.fence():  # as a long record of a step does
+        kept = in_thread(partial(Execution.renew_leases, held)).result(10)
+        assert kept == {Claim(locked.id, 1), Claim(other.id, 1)}
+        assert seconds_from_now(fresh(other).lease_until) > LEASE - 5
+        assert in_thread(Execution.take_back).result(10) == [], "nobody takes back what is being written to"
+    assert Execution.renew_leases(held) == kept
+    assert seconds_from_now(fresh(locked).lease_until) > LEASE - 5
+
+
+def test_what_is_still_held_is_told_without_a_renewal() -> None:
+    mine, cancelled, again = (claimed() for _ in range(3))
+    let_expire(mine)
+    cancelled.cancel()
+    again.hand_back()
+    claim()
+    held = [Claim(each.id, 1) for each in (mine, cancelled, again)]
+    assert Execution.still_held(held) == {Claim(mine.id, 1)}
+    assert seconds_from_now(fresh(mine).lease_until) < 0
 
 
 # The fence
