@@ -28,6 +28,7 @@ from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
 from main import bells, queues
+from main.checkpoints import Checkpoint, CheckpointBlob, CheckpointWrite  # noqa: F401 models of this app
 from main.events import Entry as EntryView
 from main.events import ErrorDetail, Event, EventId, Snapshot, bounded, fold, without_large_data
 from main.queues import Priority

@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ("main", "0002_queues"),
+        ("main", "0003_checkpoints"),
     ]
 
     operations = [
