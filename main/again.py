@@ -8,6 +8,7 @@ from django.utils.translation import gettext as _
 
 from main.api import Conflict
 from main.availability import why_unavailable
+from main.checkpoints import copy_checkpoints
 from main.models import Entry, Execution, Step
 from main.registry import Flow, get_flow
 
@@ -38,6 +39,7 @@ def run_again_from_failed_step(execution: Execution) -> Execution:
         started = _start(execution, effect_scope=execution.effect_scope or execution.id)
         Step.copy(execution, started)
         Entry.copy(execution, started)
+        copy_checkpoints(execution.id, started.id)
         return started
 
 

@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable
 
 from benchmarks.bench import Bench
 from benchmarks.figures.added_time import measure_added_time
+from benchmarks.figures.backlog import measure_backlog
 from benchmarks.figures.cold_start import measure_cold_start
 from benchmarks.figures.first_event import measure_first_event
+from benchmarks.figures.journal import measure_journal
 from benchmarks.figures.memory import measure_memory
-from benchmarks.figures.throughput import measure_throughput
+from benchmarks.figures.throughput import measure_four_steps, measure_throughput
 from benchmarks.results import Row
 
 FIGURES: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
@@ -19,5 +21,8 @@ FIGURES: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
     "memory": measure_memory,
     "first-event": measure_first_event,
     "added-time": measure_added_time,
+    "journal": measure_journal,
     "throughput": measure_throughput,
+    "four-steps": measure_four_steps,
+    "backlog": measure_backlog,
 }

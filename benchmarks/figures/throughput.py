@@ -1,4 +1,5 @@
-"""Executions a second with 50 clients, each of which starts a flow, watches it end, and starts the next.
+"""Executions a second with 50 clients, each of which starts a flow, watches it end, and starts the next: a flow that
+returns at once, and one of four steps.
 
 Each client is a visitor with a session and one kept-alive connection of their own. Beside it, in turn, is the
 load generator's own limit: the same clients against a bare server that answers the bytes the product answered.
@@ -16,7 +17,7 @@ from benchmarks.client import Connection, Person, arrive, run_to_its_end
 from benchmarks.product import Product
 from benchmarks.results import Beside, Row, at_least, percentile
 
-FLOW = "instant_flow"
+FLOW, FOUR_STEPS = "instant_flow", "four_step_flow"
 CLIENTS = 50
 ROUNDS = 3
 
@@ -42,15 +43,15 @@ class LostError(Exception):
 async def measure_throughput(bench: Bench) -> list[Row]:
     product = bench.product
     visitors = [await arrive(product.port) for _ in range(CLIENTS)]
-    await drive(product.port, visitors, 1.0)
+    await drive(product.port, visitors, 1.0, FLOW)
     recording = await record(product.port, FLOW, visitors[0])
     before = product.count_executions()
     with bare_server(recording, bench.local_dir) as bare_port:
         loads, limits = [], []
         computed = product.processor_seconds()
         for _ in range(ROUNDS):
-            loads.append(await drive(product.port, visitors, bench.choose(4, 1)))
-            limits.append(await drive(bare_port, visitors, 0.5))
+            loads.append(await drive(product.port, visitors, bench.choose(4, 1), FLOW))
+            limits.append(await drive(bare_port, visitors, 0.5, FLOW))
     durations = [duration for load in loads for duration in load.durations]
     costs = costs_of_one(computed, product.processor_seconds(), len(durations))
     check(product, before, len(durations))
@@ -64,20 +65,35 @@ async def measure_throughput(bench: Bench) -> list[Row]:
     ]
 
 
-async def drive(port: int, people: list[Person], seconds: float) -> Load:
+async def measure_four_steps(bench: Bench) -> list[Row]:
+    product = bench.product
+    visitors = [await arrive(product.port) for _ in range(CLIENTS)]
+    await drive(product.port, visitors, 1.0, FOUR_STEPS)
+    before = product.count_executions()
+    loads = [await drive(product.port, visitors, bench.choose(4, 1), FOUR_STEPS) for _ in range(ROUNDS)]
+    durations = [duration for load in loads for duration in load.durations]
+    check(product, before, len(durations))
+    return [
+        Row("executions of four steps", median(each.rate for each in loads), "/s", aim=at_least(40)),
+        Row("  one of them, p50", percentile(durations, 50), "ms"),
+        Row("  one of them, p95", percentile(durations, 95), "ms"),
+    ]
+
+
+async def drive(port: int, people: list[Person], seconds: float, flow: str) -> Load:
     """Let everybody start and watch, one after the other, until the time is up; each ends what it began."""
     began = time.perf_counter()
-    lanes = await asyncio.gather(*(lane(port, person, began + seconds) for person in people))
+    lanes = await asyncio.gather(*(lane(port, person, began + seconds, flow) for person in people))
     elapsed = time.perf_counter() - began
     durations = [duration for lane in lanes for duration in lane]
     return Load(len(durations) / elapsed, durations)
 
 
-async def lane(port: int, person: Person, until: float) -> list[float]:
+async def lane(port: int, person: Person, until: float, flow: str) -> list[float]:
     durations = []
     async with await Connection.open(port) as connection:
         while (began := time.perf_counter()) < until:
-            await run_to_its_end(connection, FLOW, person)
+            await run_to_its_end(connection, flow, person)
             durations.append(1000 * (time.perf_counter() - began))
     return durations
 

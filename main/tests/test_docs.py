@@ -51,6 +51,16 @@ def test_every_command_is_named(command: str) -> None:
     assert f"manage.py {command}" in ALL
 
 
+def test_every_test_that_a_guarantee_names_is_there() -> None:
+    page = docs.page("guarantees")
+    assert page
+    named = set(re.findall(r"`(test_\w+)`", page.markdown))
+    sources = (path.read_text() for path in Path(settings.BASE_DIR).glob("*/tests/test_*.py"))
+    there = {name for source in sources for name in re.findall(r"^def (test_\w+)", source, re.MULTILINE)}
+    assert len(named) > 20
+    assert named - there == set()
+
+
 def test_every_flow_option_is_explained() -> None:
     from inspect import signature
 
