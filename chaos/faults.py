@@ -1,0 +1,378 @@
+"""The faults: what each kind does to a world, and how it is undone."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from chaos.client import Watching
+from chaos.processes import Process
+from chaos.proxy import Mode
+from chaos.records import Held
+from chaos.schedule import Kind, Planned
+from chaos.world import World
+from config import embedded
+
+# Seconds to wait for a worker that may be harmed, and that a signalled process gets before it is killed.
+VICTIM_PATIENCE, END_PATIENCE = 25.0, 10.0
+# A third crash would end an execution as poisonous, and rightly.
+MOST_CRASHES = 1
+# Where Debian's package libfaketime has it.
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+CLOCK = {"LD_PRELOAD": str(FAKETIME), "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+class NoVictim(Exception):
+    """There is nothing that this fault may harm now; the message says why."""
+
+
+@dataclass
+class Fault:
+    """A fault that happens, or happened. Times are `time.time()`; `until` is when all of it was undone."""
+
+    planned: Planned
+    began: float = 0.0
+    until: float = 0.0
+    target: str = ""
+    touched: list[Held] = field(default_factory=list)
+    # Whose connections broke with a web server.
+    watchers: list[Watching] = field(default_factory=list)
+    # Seconds that a process took to end that was asked to.
+    stopped_in: float | None = None
+    skipped: str = ""
+    # Starts an execution of a flow, watched like any other; set by the play.
+    start: Callable[[str], Awaitable[None]] | None = None
+    # Called when the harm is done: the play says so, and measures.
+    struck: Callable[["Fault"], None] = lambda fault: None
+
+    @property
+    def kind(self) -> Kind:
+        return self.planned.kind
+
+    def strike(self, target: str, touched: list[Held]) -> None:
+        """Note what is harmed from now on."""
+        self.began, self.target, self.touched = time.time(), target, touched
+        self.struck(self)
+
+    async def last(self) -> None:
+        """Wait until as much time has gone since it struck as was planned."""
+        await asyncio.sleep(max(0.0, self.began + self.planned.lasts - time.time()))
+
+
+Action = Callable[[World, Fault], Awaitable[None]]
+ACTIONS: dict[Kind, Action] = {}
+KINDS = ACTIONS.keys()
+
+
+def kind(
+    name: str,
+    resources: str,
+    action: Action,
+    *,
+    lasts: float,
+    lasts_long: float | None = None,
+    costs_attempt: bool = False,
+    limit: float | None = None,
+) -> Kind:
+    made = Kind(name, frozenset(resources.split()), lasts, lasts_long or lasts, costs_attempt, limit)
+    ACTIONS[made] = action
+    return made
+
+
+def kind_named(name: str) -> Kind:
+    return next(each for each in KINDS if each.name == name)
+
+
+async def happen(world: World, fault: Fault) -> None:
+    """Let a fault happen, and undo it."""
+    try:
+        await ACTIONS[fault.kind](world, fault)
+    except NoVictim as reason:
+        fault.skipped = str(reason)
+    fault.until = time.time()
+
+
+# Workers
+
+
+async def victim(world: World, kind: str) -> tuple[Process, int, list[Held]]:
+    """Return the worker that holds most, of those that may be harmed now; wait until there is one that works."""
+    until = time.monotonic() + VICTIM_PATIENCE
+    while time.monotonic() < until:
+        held = await world.records.running()
+        able = [each for each in candidates(world, kind, held) if each[2]]
+        if able:
+            return max(able, key=lambda each: len(each[2]))
+        await asyncio.sleep(0.2)
+    raise NoVictim(f"no {kind} worker had work that may be harmed")
+
+
+def candidates(world: World, kind: str, held: list[Held]) -> Iterator[tuple[Process, int, list[Held]]]:
+    for process in world.of_kind(kind):
+        if pid := process.pid:
+            its = [each for each in held if each.is_held_by(pid)]
+            if all(each.crashes <= MOST_CRASHES for each in its):
+                yield process, pid, its
+
+
+async def kill(kind: str, world: World, fault: Fault) -> None:
+    process, _, held = await victim(world, kind)
+    fault.strike(process.name, held)
+    await process.send(signal.SIGKILL)
+
+
+async def stop(kind: str, world: World, fault: Fault) -> None:
+    process, _, held = await victim(world, kind)
+    fault.strike(process.name, held)
+    fault.stopped_in = await ended(process)
+
+
+async def ended(process: Process) -> float:
+    """Ask a process to end and return the seconds it took; one that does not is killed."""
+    try:
+        async with asyncio.timeout(END_PATIENCE):
+            return await process.send(signal.SIGTERM)
+    except TimeoutError:
+        await process.send(signal.SIGKILL)
+        return END_PATIENCE
+
+
+async def harm_child(number: signal.Signals, world: World, fault: Fault) -> None:
+    """Signal one child process of a cpu worker, one that runs something."""
+    process, parent, held = await victim(world, "cpu")
+    child = int(held[0].worker.rpartition("/")[2])
+    fault.strike(f"{process.name}, a child", [each for each in held if each.is_held_by(child)])
+    if child == parent:
+        raise NoVictim("the worker runs flows itself")
+    os.kill(child, number)
+
+
+async def freeze(kind: str, world: World, fault: Fault) -> None:
+    process, _, held = await victim(world, kind)
+    process.freeze()
+    try:
+        fault.strike(process.name, held)
+        await fault.last()
+    finally:
+        process.resume()
+
+
+async def turn_clock(kind: str, offset: str, world: World, fault: Fault) -> None:
+    """Let a worker run for a while whose clock is wrong; then start it again with a right one."""
+    if not FAKETIME.exists():
+        raise NoVictim(f"{FAKETIME} is not there: apt-get install libfaketime")
+    process, _, held = await victim(world, kind)
+    process.environment |= {**CLOCK, "FAKETIME": offset}
+    try:
+        fault.strike(f"{process.name} {offset}", held)
+        fault.stopped_in = await ended(process)
+        await process.running()
+        await fault.last()
+    finally:
+        for name in (*CLOCK, "FAKETIME"):
+            process.environment.pop(name, None)
+        await ended(process)
+
+
+async def deploy(world: World, fault: Fault) -> None:
+    """Replace one process after the other by one of a new version; a web server only when the other answers."""
+    world.version += 1
+    for process in world.processes.values():
+        process.environment["CHAOS_VERSION"] = str(world.version)
+    fault.strike(f"version {world.version}", await world.records.running())
+    for web in world.of_kind("web"):
+        await ended(web)
+        while not await world.client.are_healthy():
+            await asyncio.sleep(0.2)
+    workers = [process for process in world.processes.values() if process.kind != "web"]
+    fault.stopped_in = max([await ended(process) for process in workers])
+
+
+async def exhaust_memory(world: World, fault: Fault) -> None:
+    """Start an execution that takes more memory than there is for it."""
+    assert fault.start
+    fault.strike("a flow", await world.records.running())
+    await fault.start("memory_flow")
+    await fault.last()
+
+
+# Web servers
+
+
+async def kill_web(world: World, fault: Fault) -> None:
+    web = next_web(world, fault)
+    await web.send(signal.SIGKILL)
+
+
+async def stop_web(world: World, fault: Fault) -> None:
+    web = next_web(world, fault)
+    fault.stopped_in = await ended(web)
+
+
+async def kill_web_child(world: World, fault: Fault) -> None:
+    web = next_web(world, fault)
+    child = web.child()
+    if child is None:
+        raise NoVictim("the web server has no child process")
+    os.kill(child, signal.SIGKILL)
+
+
+def next_web(world: World, fault: Fault) -> Process:
+    """Take one or the other web server by the time of the fault; who watches it is for the play to know."""
+    webs = world.of_kind("web")
+    web = webs[int(fault.planned.at) % len(webs)]
+    if web.pid is None:
+        raise NoVictim(f"{web.name} is not running")
+    fault.strike(web.name, [])
+    return web
+
+
+# Connections
+
+
+@asynccontextmanager
+async def struck_all(world: World, fault: Fault, target: str) -> AsyncIterator[None]:
+    """A harm that everybody feels: touched is what runs at its begin."""
+    held = await world.records.running()
+    fault.strike(target, held)
+    yield
+    await fault.last()
+
+
+async def harm_connection(name: str, mode: Mode, world: World, fault: Fault) -> None:
+    proxy = world.proxies[name]
+    try:
+        async with struck_all(world, fault, f"{name} {mode.value}"):
+            proxy.become(mode)
+    finally:
+        proxy.become(Mode.PASS)
+
+
+# Databases
+
+
+async def end_server(name: str, number: signal.Signals, world: World, fault: Fault) -> None:
+    """End a database, and start it again after a while."""
+    async with struck_all(world, fault, name):
+        os.kill(server_pid(world, name), number)
+    await world.revive(name)
+
+
+async def hang_redis(world: World, fault: Fault) -> None:
+    pid = server_pid(world, "redis")
+    try:
+        async with struck_all(world, fault, "redis"):
+            os.kill(pid, signal.SIGSTOP)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def server_pid(world: World, name: str) -> int:
+    """Return the process of a database, below its guard."""
+    guard = world.server(name).process
+    assert guard
+    return int(Path(f"/proc/{guard.pid}/task/{guard.pid}/children").read_text().split()[0])
+
+
+async def flush_redis(world: World, fault: Fault) -> None:
+    async with struck_all(world, fault, "redis"), redis(world) as client:
+        await client.flushall()
+
+
+async def fill_redis(world: World, fault: Fault) -> None:
+    """Let Redis refuse every write, as one does that is full and must not evict."""
+    async with redis(world) as client:
+        try:
+            async with struck_all(world, fault, "redis"):
+                await client.config_set("maxmemory", "1")
+        finally:
+            await client.config_set("maxmemory", "0")
+
+
+def redis(world: World) -> "Redis":
+    return Redis(unix_socket_path=str(embedded.redis_socket(world.place.local_dir)))
+
+
+# The provider
+
+
+@contextmanager
+def set_flag(world: World, name: str) -> Iterator[None]:
+    setattr(world.provider, name, True)
+    try:
+        yield
+    finally:
+        setattr(world.provider, name, False)
+
+
+async def harm_provider(flag: str, world: World, fault: Fault) -> None:
+    with set_flag(world, flag):
+        async with struck_all(world, fault, f"provider {flag}"):
+            pass
+
+
+# Seconds in which what a killed worker held has to go on.
+RECOVERY = 20.0
+
+KILL_IO = kind("kill -9 io worker", "io", partial(kill, "io"), lasts=3, costs_attempt=True, limit=RECOVERY)
+KILL_CPU = kind(
+    "kill -9 cpu worker", "cpu", partial(kill, "cpu"), lasts=3, costs_attempt=True, limit=RECOVERY
+)
+kind(
+    "kill -9 cpu child",
+    "cpu",
+    partial(harm_child, signal.SIGKILL),
+    lasts=1,
+    costs_attempt=True,
+    limit=RECOVERY,
+)
+kind("kill -9 web", "web", kill_web, lasts=4)
+kind("kill -9 web child", "web", kill_web_child, lasts=4)
+kind("SIGTERM io worker", "io", partial(stop, "io"), lasts=6, costs_attempt=True)
+kind("SIGTERM cpu worker", "cpu", partial(stop, "cpu"), lasts=6, costs_attempt=True)
+kind("SIGTERM cpu child", "cpu", partial(harm_child, signal.SIGTERM), lasts=1, costs_attempt=True)
+kind("SIGTERM web", "web", stop_web, lasts=5)
+FREEZE_IO = kind(
+    "frozen io worker",
+    "io",
+    partial(freeze, "io"),
+    lasts=20,
+    lasts_long=60,
+    costs_attempt=True,
+    limit=RECOVERY,
+)
+kind(
+    "frozen cpu worker",
+    "cpu",
+    partial(freeze, "cpu"),
+    lasts=20,
+    lasts_long=60,
+    costs_attempt=True,
+    limit=RECOVERY,
+)
+kind("clock 10 min ahead", "io", partial(turn_clock, "io", "+600s"), lasts=14, lasts_long=30)
+kind("clock 10 min behind", "cpu", partial(turn_clock, "cpu", "-600s"), lasts=14, lasts_long=30)
+kind("new version", "io cpu web", deploy, lasts=22)
+kind("out of memory", "memory", exhaust_memory, lasts=3)
+kind("redis killed", "redis", partial(end_server, "redis", signal.SIGKILL), lasts=4)
+kind("redis restarted", "redis", partial(end_server, "redis", signal.SIGTERM), lasts=1)
+kind("redis emptied", "redis", flush_redis, lasts=0.5)
+kind("redis hung", "redis", hang_redis, lasts=7, lasts_long=15)
+kind("redis cut off", "redis", partial(harm_connection, "redis", Mode.CUT), lasts=6, lasts_long=12)
+kind("redis slow", "redis", partial(harm_connection, "redis", Mode.SLOW), lasts=7, lasts_long=12)
+kind("redis full", "redis", fill_redis, lasts=5, lasts_long=12)
+kind("postgres restarted", "postgres", partial(end_server, "postgres", signal.SIGINT), lasts=1)
+kind("postgres crashed", "postgres", partial(end_server, "postgres", signal.SIGQUIT), lasts=2)
+kind("postgres cut off", "postgres", partial(harm_connection, "postgres", Mode.CUT), lasts=5, lasts_long=12)
+kind("postgres slow", "postgres", partial(harm_connection, "postgres", Mode.SLOW), lasts=7, lasts_long=12)
+kind("postgres hung", "postgres", partial(harm_connection, "postgres", Mode.HUNG), lasts=7, lasts_long=20)
+kind("provider down", "provider", partial(harm_connection, "provider", Mode.CUT), lasts=6, lasts_long=12)
+kind("provider slow", "provider", partial(harm_provider, "slow"), lasts=6, lasts_long=12)
+kind("provider truncating", "provider", partial(harm_provider, "truncating"), lasts=6, lasts_long=12)

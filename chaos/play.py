@@ -1,0 +1,185 @@
+"""One run: executions are started, watched and cancelled while faults happen; then everything is looked at."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import httpx
+
+from chaos.client import Asked, Refused, Watching
+from chaos.faults import Fault, happen
+from chaos.provider import Call
+from chaos.records import Note, Row, StepRow
+from chaos.schedule import Planned
+from chaos.witness import Snapshot
+from chaos.world import World
+
+FLOWS = ("steps_flow", "branches_flow", "effects_flow", "stream_flow", "drawn_flow", "computing_flow")
+# Seconds of work in a flow, at least and at most.
+WORK = 7.0, 12.0
+# One in so many is cancelled, after some seconds of these.
+CANCELLED_IN = 10
+CANCEL_AFTER = 1.0, 6.0
+# Seconds for watchers to be shown an end that the database has.
+WATCH_PATIENCE = 15.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """An execution to be: `at` in seconds from the begin of the run, `seconds` of work in its flow."""
+
+    at: float
+    flow: str
+    tag: str
+    seconds: float
+    cancel_after: float | None = None
+
+
+@dataclass
+class Started:
+    """An execution whose start was answered 200. `cancelled` says whether a cancel of ours was, too."""
+
+    start: Start
+    id: str
+    watching: Watching
+    is_cancel_asked: bool = False
+    is_cancelled: bool = False
+    # What somebody saw who came after all had ended.
+    seen_later: Snapshot | None = None
+
+
+@dataclass
+class Facts:
+    """Everything that is known at the end of a run."""
+
+    started: list[Started] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    unanswered: list[Start] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    steps: list[StepRow] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+
+
+def starts(seed: int, count: int, seconds: float, flows: tuple[str, ...] = FLOWS) -> list[Start]:
+    """Return executions at even distances over some seconds; the same for the same seed."""
+    chance = random.Random(seed)  # noqa: S311 — it has to be repeatable
+    return [
+        Start(
+            at=number * seconds / count,
+            flow=flows[number % len(flows)],
+            tag=f"{seed}-{number}",
+            seconds=round(chance.uniform(*WORK), 1),
+            cancel_after=chance.uniform(*CANCEL_AFTER) if chance.randrange(CANCELLED_IN) == 0 else None,
+        )
+        for number in range(count)
+    ]
+
+
+class Play:
+    """A run in a world. `tell` is given a line for whoever looks on."""
+
+    def __init__(self, world: World, tell: Callable[[str], None]) -> None:
+        self.world = world
+        self.facts = Facts()
+        self._tell = tell
+        self._began = time.monotonic()
+        self._watchers: list[asyncio.Task[None]] = []
+
+    async def play(self, executions: list[Start], planned: list[Planned], patience: float) -> Facts:
+        """Let it all happen; wait some seconds at most for the executions to end; return what is known then."""
+        self._began = time.monotonic()
+        first, *others = executions
+        await self._run(first)  # its answer sets the session of all that follow
+        async with asyncio.TaskGroup() as group:
+            for start in others:
+                group.create_task(self._run(start))
+            for each in planned:
+                group.create_task(self._happen(each))
+        await self._wait_for_ends(patience)
+        await self._look()
+        return self.facts
+
+    async def _run(self, start: Start) -> None:
+        await self._wait_until(start.at)
+        task_id = await self.world.client.start(start.flow, start.tag, start.seconds)
+        if task_id is None:
+            self.facts.unanswered.append(start)
+            return
+        started = Started(start, task_id, Watching(self.world.client, task_id))
+        self.facts.started.append(started)
+        self._watchers.append(asyncio.create_task(started.watching.watch()))
+        if start.cancel_after is not None:
+            await asyncio.sleep(start.cancel_after)
+            started.is_cancel_asked = True
+            started.is_cancelled = await self.world.client.cancel(task_id)
+
+    async def _happen(self, planned: Planned) -> None:
+        await self._wait_until(planned.at)
+        fault = Fault(planned, start=self._start_now, struck=self._struck)
+        self.facts.faults.append(fault)
+        await happen(self.world, fault)
+        if fault.skipped:
+            self._say(f"{fault.kind.name}: not done, {fault.skipped}")
+
+    async def _start_now(self, flow: str) -> None:
+        tag = f"{flow}-{len(self.facts.started)}-{time.monotonic_ns()}"
+        await self._run(Start(0.0, flow, tag, seconds=1.0))
+
+    def _struck(self, fault: Fault) -> None:
+        if fault.kind.resources == {"web"}:
+            fault.watchers = self._watchers_of(fault.target)
+        touched = f"{len(fault.watchers)} watchers" if fault.watchers else f"{len(fault.touched)} executions"
+        self._say(f"{fault.kind.name:<22} {fault.target}: {touched}")
+
+    def _watchers_of(self, web: str) -> list[Watching]:
+        url = self.world.url(self.world.processes[web])
+        watchings = [each.watching for each in self.facts.started]
+        return [each for each in watchings if each.is_connected_to(url)]
+
+    async def _wait_for_ends(self, patience: float) -> None:
+        """Wait until everything has ended, and everybody who watches has been shown so."""
+        self._say("all faults are over; waiting for what still runs")
+        ids = {each.id for each in self.facts.started}
+        until = time.monotonic() + patience
+        while ids & await self.world.records.unended() and time.monotonic() < until:
+            await asyncio.sleep(0.5)
+        if self._watchers:
+            await asyncio.wait(self._watchers, timeout=WATCH_PATIENCE)
+        for watcher in self._watchers:
+            watcher.cancel()
+
+    async def _look(self) -> None:
+        """Read everything, and let somebody come late to everything that was started."""
+        self._say("everything has ended" if await self._has_ended() else "not everything has ended")
+        facts, records = self.facts, self.world.records
+        facts.rows, facts.steps, facts.notes = (
+            await records.rows(),
+            await records.steps(),
+            await records.notes(),
+        )
+        facts.calls = list(self.world.provider.calls)
+        facts.asked = self.world.client.asked
+        final = {row.id for row in facts.rows if row.is_final}
+        for started in facts.started:
+            if started.id in final:
+                started.seen_later = await self._seen_later(started.id)
+
+    async def _has_ended(self) -> bool:
+        return not {each.id for each in self.facts.started} & await self.world.records.unended()
+
+    async def _seen_later(self, task_id: str) -> Snapshot | None:
+        try:
+            async with asyncio.timeout(WATCH_PATIENCE):
+                return await self.world.client.last_snapshot(task_id)
+        except (TimeoutError, Refused, httpx.TransportError):
+            return None
+
+    async def _wait_until(self, at: float) -> None:
+        await asyncio.sleep(max(0.0, self._began + at - time.monotonic()))
+
+    def _say(self, sentence: str) -> None:
+        self._tell(f"{time.monotonic() - self._began:6.1f} s  {sentence}")

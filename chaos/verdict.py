@@ -1,0 +1,313 @@
+"""What a run comes to: everything that should not have happened, and how fast the rest recovered. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from benchmarks.results import percentile
+from chaos.faults import Fault
+from chaos.play import Facts, Started
+from chaos.provider import Call, Mark, marks_in
+from chaos.records import Note, Row, StepRow
+from chaos.schedule import Kind
+from chaos.witness import Snapshot
+
+LOST = "lost"
+STUCK = "stuck"
+TWICE = "effects twice"
+CONTRADICTION = "watcher contradictions"
+AGAIN = "finished steps done again"
+STALE = "stale writes"
+LIMIT = "limits missed"
+COUNTED = (LOST, STUCK, TWICE, CONTRADICTION, AGAIN, STALE, LIMIT)
+
+# Seconds in which a process that is told to stop is gone, and in which a start is answered without Redis.
+STOP_LIMIT, START_LIMIT = 5.0, 1.0
+WITHOUT_REDIS = ("redis killed", "redis hung", "redis cut off")
+
+
+class Finding(NamedTuple):
+    """Something that should not have happened. `counted` is one of COUNTED, `about` an execution or a fault."""
+
+    counted: str
+    about: str
+    sentence: str
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """Return everything that a run has shown to be wrong."""
+    rows = {row.id: row for row in facts.rows}
+    return [
+        *(finding for started in facts.started for finding in judge_end(started, rows.get(started.id))),
+        *(finding for started in facts.started for finding in judge_watching(started, rows.get(started.id))),
+        *judge_starts(facts),
+        *judge_effects(facts.calls),
+        *judge_steps(facts.rows, facts.steps, facts.calls),
+        *judge_writes(facts),
+        *judge_limits(facts),
+    ]
+
+
+def counts(findings: Iterable[Finding]) -> dict[str, int]:
+    """Count executions and faults, not sentences: one that contradicts itself often counts once."""
+    about = defaultdict(set)
+    for finding in findings:
+        about[finding.counted].add(finding.about)
+    return {count: len(about[count]) for count in COUNTED}
+
+
+# Ends
+
+
+def judge_end(started: Started, row: Row | None) -> Iterator[Finding]:
+    if row is None:
+        yield Finding(LOST, started.id, "was answered 200 and is not there")
+    elif not row.is_final:
+        yield Finding(STUCK, started.id, f"{row.flow} is {row.state} in attempt {row.attempt}")
+    elif row.state == "CANCELLED" and not started.is_cancel_asked:
+        yield Finding(LOST, started.id, f"{row.flow} was cancelled, and nobody asked for it")
+    elif row.state != "CANCELLED" and started.is_cancelled:
+        yield Finding(LOST, started.id, f"{row.flow} was cancelled, and ended as {row.state}")
+    elif row.flow == "memory_flow" and row.state != "CANCELLED":
+        yield from judge_memory(row)
+    elif row.state == "FAILURE":
+        yield Finding(LOST, started.id, f"{row.flow} failed without a reason: {row.error}")
+
+
+def judge_memory(row: Row) -> Iterator[Finding]:
+    if (row.error or {}).get("type") != "memory":
+        yield Finding(LIMIT, row.id, f"took more memory than it may, and ended as {row.state} {row.error}")
+
+
+def judge_starts(facts: Facts) -> Iterator[Finding]:
+    by_tag = defaultdict(list)
+    for row in facts.rows:
+        by_tag[row.tag].append(row.id)
+    for tag, ids in by_tag.items():
+        if len(ids) > 1:
+            yield Finding(
+                CONTRADICTION, tag, f"one start with one Idempotency-Key made {len(ids)} executions"
+            )
+
+
+# What watchers saw
+
+
+def judge_watching(started: Started, row: Row | None) -> Iterator[Finding]:
+    witness = started.watching.witness
+    for sentence in witness.contradictions:
+        yield Finding(CONTRADICTION, started.id, sentence)
+    if row is None or not row.is_final:
+        return
+    if witness.final is None:
+        yield Finding(CONTRADICTION, started.id, f"ended as {row.state}, and its watcher was never told")
+    elif not agrees(witness.final, row):
+        yield Finding(CONTRADICTION, started.id, f"was shown as {_brief(witness.final)}, and is {_told(row)}")
+    if started.seen_later is None or not agrees(started.seen_later, row):
+        shown = _brief(started.seen_later)
+        yield Finding(CONTRADICTION, started.id, f"is shown later as {shown}, and is {_told(row)}")
+
+
+def agrees(shown: Snapshot, row: Row) -> bool:
+    """Say whether a last snapshot tells what the database has."""
+    details = shown["details"]
+    state = "SUCCESS" if row.state == "SUCCESS" else "FAILURE"
+    return bool(
+        (shown["state"], details.get("final_result"), details.get("error")) == (state, row.result, row.error)
+    )
+
+
+def _told(row: Row) -> str:
+    return f"{row.state} {row.error or row.result}"
+
+
+def _brief(snapshot: Snapshot | None) -> str:
+    if snapshot is None:
+        return "nothing"
+    details = snapshot["details"]
+    return f"{snapshot['state']} {details.get('error') or details.get('final_result')}"
+
+
+# Effects and steps
+
+
+def judge_effects(calls: Iterable[Call]) -> Iterator[Finding]:
+    """Judge by effect: one key, the one that is promised, and applied once."""
+    by_effect = defaultdict(list)
+    for call in calls:
+        if call.key or call.applied:
+            by_effect[call.execution, call.step].append(call)
+    for (execution, effect), asked in by_effect.items():
+        applied = sum(call.applied for call in asked)
+        if applied > 1:
+            yield Finding(TWICE, execution, f"“{effect}” was applied {applied} times")
+        if keys := {call.key for call in asked} - {f"{execution}:{effect}"}:
+            yield Finding(TWICE, execution, f"“{effect}” was asked for with {sorted(keys)}")
+
+
+def judge_steps(rows: Iterable[Row], steps: Iterable[StepRow], calls: Iterable[Call]) -> Iterator[Finding]:
+    """Judge whether a step was asked for again by an attempt that came after the one which finished it."""
+    finished = {(step.execution, step.key): step.attempt for step in steps}
+    results = {row.id: results_of(row) for row in rows}
+    for call in calls:
+        done_in = finished.get((call.execution, call.step))
+        shown = results.get(call.execution, {}).get(call.step)
+        if done_in is None and shown is not None and not call.key:
+            done_in = shown.attempt  # a node of a graph: its mark is in the result only
+        if done_in is not None and call.attempt > done_in:
+            yield Finding(
+                AGAIN,
+                call.execution,
+                f"“{call.step}” was done in attempt {done_in}, and asked for in {call.attempt}",
+            )
+    yield from judge_results(results, steps)
+
+
+def judge_results(results: dict[str, dict[str, Mark]], steps: Iterable[StepRow]) -> Iterator[Finding]:
+    """Judge whether a flow went on with what its steps have stored."""
+    for step in steps:
+        used = results.get(step.execution, {}).get(step.key)
+        if used and step.mark and used != step.mark:
+            yield Finding(AGAIN, step.execution, f"“{step.key}” returned {step.mark}, the flow used {used}")
+
+
+def results_of(row: Row) -> dict[str, Mark]:
+    """Return the marks in an execution's result, by step."""
+    told: Any = row.result if isinstance(row.result, dict) else {}
+    return {mark.step: mark for text in told.get("marks", []) for mark in marks_in(str(text))}
+
+
+# Writes
+
+
+def judge_writes(facts: Facts) -> Iterator[Finding]:
+    """Judge whether anything was written by an attempt that was not the newest, or after the end."""
+    written_by = writers(facts)
+    ended: dict[str, Note] = {}
+    for note in facts.notes:
+        end = ended.get(note.execution)
+        if end and note.what == "execution":
+            yield Finding(
+                STALE, note.execution, f"was {end.state}, and then {note.state} with another outcome"
+            )
+        elif note.what == "step":
+            yield from judge_stored(note, written_by.get((note.execution, note.step), note.attempt))
+        elif note.is_final:
+            ended[note.execution] = note
+    for row in facts.rows:
+        told = row.result if isinstance(row.result, dict) else {}
+        if row.state == "SUCCESS" and told.get("attempt", row.attempt) != row.attempt:
+            yield Finding(STALE, row.id, f"attempt {told['attempt']} ended it in attempt {row.attempt}")
+
+
+def writers(facts: Facts) -> dict[tuple[str, str], int]:
+    """Return by execution and step the attempt whose work is stored.
+
+    The mark tells it, whatever the row says; only an effect's is the mark of the call that applied it.
+    """
+    effects = {(call.execution, call.step) for call in facts.calls if call.key}
+    return {
+        (step.execution, step.key): step.attempt
+        if step.mark is None or (step.execution, step.key) in effects
+        else step.mark.attempt
+        for step in facts.steps
+    }
+
+
+def judge_stored(note: Note, writer: int) -> Iterator[Finding]:
+    """Judge one step as it was stored: by which attempt, and whose turn it was."""
+    if note.state != "RUNNING" or writer != note.attempt:
+        where = f"while it was {note.state} in attempt {note.attempt}"
+        yield Finding(STALE, note.execution, f"attempt {writer} stored “{note.step}” {where}")
+
+
+# How fast
+
+
+class Figures(NamedTuple):
+    """A row of the table: what became of the faults of one kind. Seconds; None for never."""
+
+    kind: Kind
+    injected: int
+    touched: int
+    recovered: list[float]
+    never: int
+    stopped_in: float | None
+    skipped: str
+
+    def percentile(self, percent: float) -> float | None:
+        return percentile(self.recovered, percent) if self.recovered else None
+
+
+def figures(facts: Facts) -> list[Figures]:
+    """Return a row for each kind of fault, in the order in which they were planned."""
+    by_kind = defaultdict(list)
+    for fault in facts.faults:
+        by_kind[fault.kind].append(fault)
+    return [_figures(kind, faults, facts.notes) for kind, faults in by_kind.items()]
+
+
+def _figures(kind: Kind, faults: list[Fault], notes: list[Note]) -> Figures:
+    done = [fault for fault in faults if not fault.skipped]
+    recoveries = [seconds for fault in done for seconds in recovery(fault, notes)]
+    return Figures(
+        kind=kind,
+        injected=len(done),
+        touched=len(recoveries),
+        recovered=[seconds for seconds in recoveries if seconds is not None],
+        never=recoveries.count(None),
+        stopped_in=max((fault.stopped_in for fault in done if fault.stopped_in is not None), default=None),
+        skipped="; ".join(sorted({fault.skipped for fault in faults if fault.skipped})),
+    )
+
+
+def recovery(fault: Fault, notes: list[Note]) -> list[float | None]:
+    """Return for each that the fault touched the seconds until it was seen to go on; None where it never was.
+
+    A lost attempt counts from the fault, until a later one begins or the end. What only has to wait for the end
+    of the fault counts from there, until anything happens.
+    """
+    if fault.watchers:
+        shown = [watching.shown_again_after(fault.began) for watching in fault.watchers]
+        return [None if at is None else at - fault.began for at in shown]
+    since = fault.began if fault.kind.costs_attempt else fault.until
+    return [_went_on(each.id, each.attempt, fault, since, notes) for each in fault.touched]
+
+
+def _went_on(id_: str, attempt: int, fault: Fault, since: float, notes: list[Note]) -> float | None:
+    for note in notes:
+        if note.execution != id_ or note.at < fault.began:
+            continue
+        goes_on = note.at >= since and (note.attempt > attempt or not fault.kind.costs_attempt)
+        if goes_on or note.is_final:
+            return max(0.0, note.at - since)
+    return None
+
+
+def judge_limits(facts: Facts) -> Iterator[Finding]:
+    for row in figures(facts):
+        slow = row.percentile(99)
+        if row.kind.limit and slow is not None and slow > row.kind.limit:
+            yield Finding(
+                LIMIT, row.kind.name, f"recovery took {slow:.1f} s, and may take {row.kind.limit:g} s"
+            )
+        if row.stopped_in is not None and row.stopped_in > STOP_LIMIT:
+            yield Finding(
+                LIMIT, row.kind.name, f"stopping took {row.stopped_in:.1f} s, and may take {STOP_LIMIT:g} s"
+            )
+    slowest = slowest_start_without_redis(facts)
+    if slowest is not None and slowest > START_LIMIT:
+        yield Finding(LIMIT, "starts", f"one was answered after {slowest:.2f} s without Redis")
+    for start in facts.unanswered:
+        yield Finding(LIMIT, start.tag, "its start was never answered")
+
+
+def slowest_start_without_redis(facts: Facts) -> float | None:
+    away = [(fault.began, fault.until) for fault in facts.faults if fault.kind.name in WITHOUT_REDIS]
+    seconds = [
+        asked.seconds
+        for asked in facts.asked
+        for began, until in away
+        if asked.status == 200 and began <= asked.at <= until
+    ]
+    return max(seconds, default=None)
