@@ -10,8 +10,10 @@ from main.api import Conflict
 from main.availability import why_unavailable
 from main.checkpoints import copy_checkpoints
 from main.models import Entry, Execution, Step
-from main.registry import Flow, get_flow
+from main.registry import Flow, InputError, UnknownFlowError, get_flow
 
+# Why an execution may not be run again; each says it in a sentence.
+REFUSALS = (UnknownFlowError, InputError, Conflict)
 # What "from" may name in a request to run an execution again.
 START, FAILED_STEP = "start", "failed_step"
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import orjson
 from django.conf import settings
@@ -282,17 +282,35 @@ class Publisher:
         return pipeline.execute(raise_on_error=False)
 
 
-def announce_end(execution_id: str, attempt: int, result: Event, stored: Snapshot) -> None:
-    """Tell watchers of an end that was decided outside of the attempt: cancelled, overdue, poisonous."""
+class OutsideEnd(NamedTuple):
+    """An end that was decided outside of the attempt: cancelled, overdue, poisonous. The snapshot has it in it."""
+
+    execution_id: str
+    event: Event
+    snapshot: Snapshot
+
+
+def outside_end(execution_id: str, attempt: int, result: Event, before: Snapshot) -> OutsideEnd:
     number = EventId(attempt, LAST_SEQ)
     event: Event = {**result, "id": str(number)}
-    snapshot = fold(history(execution_id) or stored, event)
+    snapshot = fold(before, event)
     snapshot.id = number  # also where what is stored has the end in it
+    return OutsideEnd(execution_id, event, snapshot)
+
+
+def announce_end(execution_id: str, attempt: int, result: Event, stored: Snapshot) -> None:
+    """Tell watchers of an end that was decided outside of the attempt."""
+    announce_ends([outside_end(execution_id, attempt, result, history(execution_id) or stored)])
+
+
+def announce_ends(ends: Iterable[OutsideEnd]) -> None:
+    """Tell watchers, of all in one round trip."""
 
     def write(redis: Redis) -> None:
         pipeline = redis.pipeline(transaction=False)
-        set_meta(pipeline, execution_id, snapshot)
-        add_event(pipeline, execution_id, event)
+        for end in ends:
+            set_meta(pipeline, end.execution_id, end.snapshot)
+            add_event(pipeline, end.execution_id, end.event)
         pipeline.execute(raise_on_error=False)
 
     with_redis(write)

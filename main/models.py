@@ -6,7 +6,7 @@ State moves only here, each time by one conditional UPDATE, by the database's cl
      │ ▲  ▲                   │  │
      │ │  └────hand_back──────┘  └──cancel, end_overdue, end_poisonous──▶ CANCELLED | FAILURE
      │ └──take_back (the lease ran out)
-     └──cancel, end_expired, end_overdue──▶ CANCELLED | FAILURE
+     └──cancel, purge, end_expired, end_overdue──▶ CANCELLED | FAILURE
 
 Every write of an attempt happens behind its fence: it locks the row for as long as the attempt is the newest
 and the state is RUNNING, or raises Fenced.
@@ -39,7 +39,10 @@ from main.run import StepRecord, Stopped, entry_address, page_address, step_name
 LEASE = 15
 # How many leases may run out before the execution is taken for the cause.
 MAX_CRASHES = 3
+# A worker looks for work every 2 s; one that is silent for this many seconds is gone, or its database is.
+SILENCE = 15
 
+CANCELLED = ErrorDetail(type="cancelled", message="The execution was cancelled.", retryable=False)
 
 LOST = "The execution ended or was taken over."
 # Seconds for which an Idempotency-Key gives what it started before.
@@ -215,6 +218,11 @@ class Execution(models.Model):
         return self.effect_scope is not None
 
     @property
+    def is_new(self) -> bool:
+        """Whether nothing is stored of it but its row: nobody has begun it."""
+        return self.attempt == 0 and not self.is_continued
+
+    @property
     def duration(self) -> float | None:
         """Seconds from the first claim to the end; None before the end, and for what never began."""
         if self.started_at is None or self.finished_at is None:
@@ -372,8 +380,28 @@ class Execution(models.Model):
 
     def cancel(self) -> bool:
         """End an execution that has not ended yet; say whether this call did it."""
-        error = ErrorDetail(type="cancelled", message="The execution was cancelled.", retryable=False)
-        return self._end(~models.Q(state__in=self.FINAL), self.State.CANCELLED, error=error)
+        return self._end(~models.Q(state__in=self.FINAL), self.State.CANCELLED, error=CANCELLED)
+
+    @classmethod
+    def purge(cls, kind: str, priority: str, most: int) -> "list[Execution]":
+        """Cancel what waits in a queue, at most so many; return what watchers of it have to be told.
+
+        What a worker takes at the same moment is left to it.
+        """
+        cancelled = cls.objects.raw(
+            """
+            WITH due AS (
+                SELECT id FROM main_execution
+                WHERE state = 'PENDING' AND kind = %(kind)s AND priority = %(priority)s
+                LIMIT %(most)s FOR UPDATE SKIP LOCKED
+            )
+            UPDATE main_execution SET state = 'CANCELLED', finished_at = clock_timestamp(), error = %(error)s::jsonb
+            FROM due WHERE main_execution.id = due.id
+            RETURNING main_execution.id, attempt, effect_scope, state, error
+            """,
+            {"kind": kind, "priority": priority, "most": most, "error": orjson.dumps(CANCELLED).decode()},
+        )
+        return list(cancelled)
 
     def hand_back(self) -> bool:
         """Give this attempt's execution back to the queue; say whether it was still its own."""
@@ -472,7 +500,7 @@ class Execution(models.Model):
             return [each for each in due if each._end(condition, cls.State.FAILURE, error=error, **changes)]
 
     def _end(self, condition: models.Q, state: str, **changes: Any) -> bool:
-        """The one UPDATE behind every end: it happens where the condition still holds."""
+        """The UPDATE behind every end of one execution: it happens where the condition still holds."""
         changed = Execution.objects.filter(condition, id=self.id).update(
             state=state, finished_at=_clock(), lease_until=None, **changes
         )

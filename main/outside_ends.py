@@ -1,9 +1,13 @@
-"""Ends that no worker decides: cancelled, overdue, poisonous. The web and the sweeper tell of them."""
+"""Ends that no worker decides: cancelled, purged, overdue, poisonous. The web and the sweeper tell of them."""
+
+from collections.abc import Iterable
 
 from django.db import connection
 
-from main.channel import announce_end, history
+from main.channel import OutsideEnd, announce_end, announce_ends, history, outside_end
+from main.events import Snapshot
 from main.models import Entry, Execution
+from main.run import page_address
 
 
 def announce_outside_end(execution: Execution) -> None:
@@ -14,3 +18,20 @@ def announce_outside_end(execution: Execution) -> None:
     stored = execution.snapshot()
     connection.close()
     announce_end(str(execution.id), execution.attempt, execution.result_event(), stored)
+
+
+def announce_outside_ends(executions: Iterable[Execution]) -> None:
+    """Tell the watchers of many. Of those that nobody has begun there is nothing to read first."""
+    new = []
+    for execution in executions:
+        if execution.is_new:
+            new.append(_end_of_new(execution))
+        else:
+            announce_outside_end(execution)
+    announce_ends(new)
+
+
+def _end_of_new(execution: Execution) -> OutsideEnd:
+    execution_id = str(execution.id)
+    before = Snapshot(url=page_address(execution_id))
+    return outside_end(execution_id, execution.attempt, execution.result_event(), before)

@@ -61,8 +61,7 @@ IDLE_CHANNEL = "pump"
 
 def hand_off(execution: Execution) -> dict[str, str]:
     """Return the header that hands the request of a watcher over."""
-    is_new = execution.attempt == 0 and not execution.is_continued
-    return {HAND_OFF: f"{execution.id} {NEW if is_new else ''}"}
+    return {HAND_OFF: f"{execution.id} {NEW if execution.is_new else ''}"}
 
 
 def encode_frame(snapshot: Snapshot) -> bytes:

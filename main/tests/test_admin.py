@@ -13,7 +13,7 @@ from django.urls import reverse
 from pytest_django import DjangoAssertNumQueries
 
 from accounts.models import User
-from main import admin as main_admin
+from main import execution_pages
 from main.channel import history
 from main.events import Entry as EntryView
 from main.models import Entry, Execution, Step, WorkerBeat
@@ -169,7 +169,7 @@ def test_the_list_leaves_large_columns_in_the_database(admin_pages: Client) -> N
 
 
 def test_the_list_stops_counting_and_says_so(admin_pages: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main_admin.BoundedPaginator, "limit", 3)
+    monkeypatch.setattr(execution_pages.BoundedPaginator, "limit", 3)
     for _ in range(4):
         started()
     assert "3 executions or more." in text_of(admin_pages, LIST)
@@ -383,7 +383,7 @@ def test_actions_need_the_csrf_token(alice: User) -> None:
 
 
 def test_too_many_at_once_are_done_in_parts(admin_pages: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main_admin, "MAX_AT_ONCE", 2)
+    monkeypatch.setattr(execution_pages, "MAX_AT_ONCE", 2)
     executions = [finished() for _ in range(3)]
     said = act(admin_pages, "run_selected_again", *executions)
     assert said == [
@@ -563,4 +563,4 @@ def test_workers_are_listed_and_cannot_be_changed(
     ],
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
-    assert main_admin.duration_text(seconds) == text
+    assert execution_pages.duration_text(seconds) == text

@@ -20,10 +20,10 @@ from django.db.models.functions import Now
 
 from config import embedded
 from main.database import DATABASE_AWAY
-from main.models import Execution, WorkerBeat
+from main.models import SILENCE, Execution, WorkerBeat
 
-# A worker asks for work every 2 s. Seconds of its silence, and of work that waits for one, that are too many.
-SILENCE, WAITING = 15, 30
+# Seconds that are too many for work to wait for a worker.
+WAITING = 30
 FREE_BYTES = 1024**3
 
 
