@@ -122,6 +122,8 @@ def test_the_list_tells_each_in_a_few_words(visitor: Visitor) -> None:
         "title": "Slow words",
         "inputs": {"words": 2},
         "state": "SUCCESS",
+        "priority": "normal",
+        "origin": None,
         "status": entry["status"],
         "progress": 100,
         "created_at": entry["created_at"],

@@ -251,7 +251,7 @@ def test_one_field_serves_several_inputs() -> None:
     assert list(refused(known, {"one": "long", "two": "long"})) == ["one", "two"]
 
 
-def order_flow(
+def parcel_flow(
     run: Run,
     order: Order,
     size: Literal["small", "large"] = "small",
@@ -264,7 +264,7 @@ def order_flow(
 
 
 def test_nested_models_are_references_in_the_schema() -> None:
-    schema = registered(order_flow).schema
+    schema = registered(parcel_flow).schema
     assert schema["properties"]["order"]["$ref"] == "#/$defs/Order"
     assert schema["$defs"]["Order"]["properties"]["to"]["$ref"] == "#/$defs/Address"
     assert schema["properties"]["size"]["enum"] == ["small", "large"]
@@ -274,7 +274,7 @@ def test_nested_models_are_references_in_the_schema() -> None:
 
 
 def test_inputs_are_completed_with_defaults_and_arrive_in_their_types() -> None:
-    known = registered(order_flow)
+    known = registered(parcel_flow)
     stored = known.validate({"order": {"to": {"street": "Rue Émile", "in": "Paris"}, "due": "2026-02-03"}})
     assert stored == {
         "order": {"to": {"street": "Rue Émile", "in": "Paris"}, "due": "2026-02-03", "number": None},
@@ -336,7 +336,7 @@ def test_validation_is_strict(name: str, value: object, sentence: str) -> None:
 
 
 def test_every_field_gets_its_sentence() -> None:
-    known = registered(order_flow)
+    known = registered(parcel_flow)
     assert refused(known, {"order": {"to": {"street": ""}, "colour": 1}, "size": 3, "colour": "red"}) == {
         "order": [
             "“order.to.street” needs at least 1 character; it has 0.",
@@ -345,7 +345,7 @@ def test_every_field_gets_its_sentence() -> None:
         ],
         "size": ["“size”: input should be 'small' or 'large'."],
         "colour": [
-            "“colour” is not an input of order_flow; its inputs are “order”, “size”, “weight”, “when”, “tags”, “more”."
+            "“colour” is not an input of parcel_flow; its inputs are “order”, “size”, “weight”, “when”, “tags”, “more”."
         ],
     }
 
