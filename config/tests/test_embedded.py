@@ -223,7 +223,7 @@ def test_a_second_owner_is_refused_with_process_and_port(local_dir: Path) -> Non
         remember(local_dir)  # and the first goes on
 
 
-@pytest.mark.parametrize("text", [f"{os.getpid()}\n", "", "nonsense\n"])
+@pytest.mark.parametrize("text", [f"{os.getpid()}\n", "", "nonsense\n"], ids=["foreign", "empty", "nonsense"])
 def test_a_stale_pid_file_does_not_stop_a_start(local_dir: Path, text: str) -> None:
     with running(local_dir):
         remember(local_dir)
