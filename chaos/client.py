@@ -4,7 +4,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import count
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -92,23 +94,23 @@ class Client:
     def _next_url(self) -> str:
         return self.urls[next(self._turns) % len(self.urls)]
 
-    async def snapshots(self, url: str, task_id: str) -> AsyncIterator[Snapshot]:
-        """Give the snapshots of an execution's stream until it ends; raises TransportError where it breaks."""
+    async def snapshots(self, url: str, task_id: str) -> AsyncIterator[str]:
+        """Give an execution's snapshots as JSON until its stream ends; raises TransportError where it breaks."""
         silence = httpx.Timeout(PATIENCE, read=SILENCE)
         async with self._http.stream("GET", f"{url}/task-status/{task_id}/", timeout=silence) as answer:
             if answer.status_code != 200:
                 raise Refused(f"the stream was answered with {answer.status_code}")
             async for line in answer.aiter_lines():
                 if line.startswith("data: "):
-                    yield orjson.loads(line.removeprefix("data: "))
+                    yield line.removeprefix("data: ")
 
     async def last_snapshot(self, task_id: str) -> Snapshot | None:
         """Return what somebody sees who comes to an execution that has ended."""
-        last = None
-        async for snapshot in self.snapshots(self._next_url(), task_id):
-            last = snapshot
-            if snapshot["state"] in FINAL:
-                return last
+        last: Snapshot | None = None
+        async for text in self.snapshots(self._next_url(), task_id):
+            last = orjson.loads(text)
+            if last and last["state"] in FINAL:
+                break
         return last
 
 
@@ -127,6 +129,8 @@ class Watching:
 
     client: Client
     task_id: str
+    # Where everything that was shown is written, for whoever wants to know how a contradiction came about.
+    log: Path
     witness: Witness = field(default_factory=Witness)
     connections: list[Connection] = field(default_factory=list)
 
@@ -140,9 +144,9 @@ class Watching:
         connection = Connection(url, time.time())
         self.connections.append(connection)
         try:
-            async for snapshot in self.client.snapshots(url, self.task_id):
+            async for text in self.client.snapshots(url, self.task_id):
                 connection.shown_at = connection.shown_at or time.time()
-                self.witness.see(snapshot)
+                self._see(url, text)
                 if self.witness.final:
                     return
         except Refused as refusal:
@@ -150,6 +154,14 @@ class Watching:
         except httpx.TransportError:
             pass
         await asyncio.sleep(PAUSE)
+
+    def _see(self, url: str, text: str) -> None:
+        before = len(self.witness.contradictions)
+        self.witness.see(orjson.loads(text))
+        noted = self.witness.contradictions[before:]
+        with self.log.open("a") as log:
+            log.write(f"{datetime.now():%H:%M:%S.%f} {url} {text}\n")
+            log.writelines(f"^ {sentence}\n" for sentence in noted)
 
     def is_connected_to(self, url: str) -> bool:
         return bool(self.connections) and self.connections[-1].url == url and not self.witness.final

@@ -146,12 +146,18 @@ async def ended(process: Process) -> float:
 
 async def harm_child(number: signal.Signals, world: World, fault: Fault) -> None:
     """Signal one child process of a cpu worker, one that runs something."""
-    process, parent, held = await victim(world, "cpu")
-    child = int(held[0].worker.rpartition("/")[2])
-    fault.strike(f"{process.name}, a child", [each for each in held if each.is_held_by(child)])
-    if child == parent:
-        raise NoVictim("the worker runs flows itself")
+    process, _, held = await victim(world, "cpu")
+    children = {child for child in map(process_of, held) if child in process.children()}
+    if not children:
+        raise NoVictim(f"no child of {process.name} was at work")
+    child = min(children)
+    fault.strike(f"{process.name}, a child", [each for each in held if process_of(each) == child])
     os.kill(child, number)
+
+
+def process_of(held: Held) -> int:
+    """Return the process that runs an execution."""
+    return int(held.worker.rpartition("/")[2])
 
 
 async def freeze(kind: str, world: World, fault: Fault) -> None:
@@ -216,12 +222,10 @@ async def stop_web(world: World, fault: Fault) -> None:
     fault.stopped_in = await ended(web)
 
 
-async def kill_web_child(world: World, fault: Fault) -> None:
+async def kill_web_children(world: World, fault: Fault) -> None:
     web = next_web(world, fault)
-    child = web.child()
-    if child is None:
-        raise NoVictim("the web server has no child process")
-    os.kill(child, signal.SIGKILL)
+    for child in web.children():
+        os.kill(child, signal.SIGKILL)
 
 
 def next_web(world: World, fault: Fault) -> Process:
@@ -334,7 +338,7 @@ kind(
     limit=RECOVERY,
 )
 kind("kill -9 web", "web", kill_web, lasts=4)
-kind("kill -9 web child", "web", kill_web_child, lasts=4)
+kind("kill -9 web child", "web", kill_web_children, lasts=4)
 kind("SIGTERM io worker", "io", partial(stop, "io"), lasts=6, costs_attempt=True)
 kind("SIGTERM cpu worker", "cpu", partial(stop, "cpu"), lasts=6, costs_attempt=True)
 kind("SIGTERM cpu child", "cpu", partial(harm_child, signal.SIGTERM), lasts=1, costs_attempt=True)

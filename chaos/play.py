@@ -16,9 +16,19 @@ from chaos.schedule import Planned
 from chaos.witness import Snapshot
 from chaos.world import World
 
-FLOWS = ("steps_flow", "branches_flow", "effects_flow", "stream_flow", "drawn_flow", "computing_flow")
+FLOWS = (
+    "steps_flow",
+    "computing_flow",
+    "branches_flow",
+    "effects_flow",
+    "computing_flow",
+    "stream_flow",
+    "drawn_flow",
+)
 # Seconds of work in a flow, at least and at most.
-WORK = 7.0, 12.0
+WORK = 8.0, 15.0
+# The first execution of all.
+FIRST = "steps_flow"
 # One in so many is cancelled, after some seconds of these.
 CANCELLED_IN = 10
 CANCEL_AFTER = 1.0, 6.0
@@ -92,10 +102,9 @@ class Play:
     async def play(self, executions: list[Start], planned: list[Planned], patience: float) -> Facts:
         """Let it all happen; wait some seconds at most for the executions to end; return what is known then."""
         self._began = time.monotonic()
-        first, *others = executions
-        await self._run(first)  # its answer sets the session of all that follow
+        await self._start_now(FIRST)  # its answer sets the session of all that follow
         async with asyncio.TaskGroup() as group:
-            for start in others:
+            for start in executions:
                 group.create_task(self._run(start))
             for each in planned:
                 group.create_task(self._happen(each))
@@ -109,7 +118,8 @@ class Play:
         if task_id is None:
             self.facts.unanswered.append(start)
             return
-        started = Started(start, task_id, Watching(self.world.client, task_id))
+        log = self.world.place.logs / f"watcher-{task_id}.log"
+        started = Started(start, task_id, Watching(self.world.client, task_id, log))
         self.facts.started.append(started)
         self._watchers.append(asyncio.create_task(started.watching.watch()))
         if start.cancel_after is not None:

@@ -87,16 +87,13 @@ class Process:
             return None
         return int(children[0]) if children else None
 
-    def child(self) -> int | None:
-        """Return one of its child processes that runs flows or answers requests."""
+    def children(self) -> list[int]:
+        """Return its own child processes: those that run flows, or answer requests."""
         pid = self.pid
-        if pid is None:
-            return None
-        with suppress(psutil.NoSuchProcess):
-            children = psutil.Process(pid).children()
-            working = [each.pid for each in children if "resource_tracker" not in " ".join(each.cmdline())]
-            return working[0] if working else None
-        return None
+        try:
+            return [child.pid for child in psutil.Process(pid).children()] if pid else []
+        except psutil.NoSuchProcess:
+            return []
 
     async def running(self) -> int:
         """Return its pid as soon as it has one."""
@@ -138,7 +135,7 @@ class Shape:
     io: int = 2
     cpu: int = 2
     threads: int = 12
-    children: int = 2
+    children: int = 3
 
     @property
     def workers(self) -> int:

@@ -28,12 +28,21 @@ CREATE FUNCTION chaos_note_step() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     RETURN NULL;
 END $$;
 
+CREATE FUNCTION chaos_note_write() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO chaos_audit (what, execution, attempt, state, worker, step)
+        SELECT 'write', id, attempt, state, worker, encode(NEW.blob, 'escape')
+        FROM main_execution WHERE id = NEW.execution_id;
+    RETURN NULL;
+END $$;
+
 CREATE TRIGGER chaos_inserted AFTER INSERT ON main_execution
     FOR EACH ROW EXECUTE FUNCTION chaos_note_execution();
 CREATE TRIGGER chaos_updated AFTER UPDATE ON main_execution FOR EACH ROW
     WHEN ((OLD.attempt, OLD.state, OLD.result::text, OLD.error::text)
         IS DISTINCT FROM (NEW.attempt, NEW.state, NEW.result::text, NEW.error::text))
     EXECUTE FUNCTION chaos_note_execution();
+CREATE TRIGGER chaos_write AFTER INSERT OR UPDATE ON checkpoint_writes
+    FOR EACH ROW EXECUTE FUNCTION chaos_note_write();
 CREATE TRIGGER chaos_step AFTER INSERT OR UPDATE ON main_step
     FOR EACH ROW EXECUTE FUNCTION chaos_note_step();
 """
@@ -77,9 +86,17 @@ class StepRow(NamedTuple):
     attempt: int
     mark: Mark | None
 
+    @property
+    def name(self) -> str:
+        """The last part of its key: a node of a graph is a step below the graph's."""
+        return self.key.rpartition("/")[2]
+
 
 class Note(NamedTuple):
-    """A line of the audit: an execution changed, or a step was stored while the execution was as it says."""
+    """A line of the audit: an execution changed, or something was stored while the execution was as it says.
+
+    What was stored is a step, by its key, or what a node of a graph wrote, by its bytes.
+    """
 
     at: float
     what: str

@@ -46,6 +46,10 @@ class Planned(NamedTuple):
         return self.at + self.lasts
 
 
+# Seconds before the first fault, so that it finds something to harm.
+LEAD = 6.0
+
+
 def plan(seed: int, kinds: Iterable[Kind], count: int, pause: float, *, long: bool = False) -> list[Planned]:
     """Return so many faults in order: each kind once before any comes again, at least `pause` seconds apart."""
     chance = random.Random(seed)  # noqa: S311 — it has to be repeatable
@@ -68,7 +72,7 @@ def _rounds(kinds: list[Kind], count: int, chance: random.Random) -> Iterable[li
 
 def _earliest(planned: list[Planned], kind: Kind, pause: float) -> float:
     """Return the first moment at which a fault of this kind may follow what is planned."""
-    times = [0.0, *(each.at + pause for each in planned)]
+    times = [LEAD, *(each.at + pause for each in planned)]
     for each in planned:
         if kind.resources & each.kind.resources:
             times.append(each.until + pause)

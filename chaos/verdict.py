@@ -9,7 +9,7 @@ from chaos.faults import Fault
 from chaos.play import Facts, Started
 from chaos.provider import Call, Mark, marks_in
 from chaos.records import Note, Row, StepRow
-from chaos.schedule import Kind
+from chaos.schedule import SETTLED, Kind
 from chaos.witness import Snapshot
 
 LOST = "lost"
@@ -23,6 +23,8 @@ COUNTED = (LOST, STUCK, TWICE, CONTRADICTION, AGAIN, STALE, LIMIT)
 
 # Seconds in which a process that is told to stop is gone, and in which a start is answered without Redis.
 STOP_LIMIT, START_LIMIT = 5.0, 1.0
+# Seconds after a fault of a web server in which the next one may still be starting.
+BOOT = 6.0
 WITHOUT_REDIS = ("redis killed", "redis hung", "redis cut off")
 
 
@@ -147,13 +149,10 @@ def judge_effects(calls: Iterable[Call]) -> Iterator[Finding]:
 
 def judge_steps(rows: Iterable[Row], steps: Iterable[StepRow], calls: Iterable[Call]) -> Iterator[Finding]:
     """Judge whether a step was asked for again by an attempt that came after the one which finished it."""
-    finished = {(step.execution, step.key): step.attempt for step in steps}
+    finished = {(step.execution, step.name): step.attempt for step in steps}
     results = {row.id: results_of(row) for row in rows}
     for call in calls:
         done_in = finished.get((call.execution, call.step))
-        shown = results.get(call.execution, {}).get(call.step)
-        if done_in is None and shown is not None and not call.key:
-            done_in = shown.attempt  # a node of a graph: its mark is in the result only
         if done_in is not None and call.attempt > done_in:
             yield Finding(
                 AGAIN,
@@ -190,6 +189,8 @@ def judge_writes(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 STALE, note.execution, f"was {end.state}, and then {note.state} with another outcome"
             )
+        elif note.what == "write":
+            yield from judge_written(note)
         elif note.what == "step":
             yield from judge_stored(note, written_by.get((note.execution, note.step), note.attempt))
         elif note.is_final:
@@ -221,6 +222,12 @@ def judge_stored(note: Note, writer: int) -> Iterator[Finding]:
         yield Finding(STALE, note.execution, f"attempt {writer} stored “{note.step}” {where}")
 
 
+def judge_written(note: Note) -> Iterator[Finding]:
+    """Judge what a node of a graph wrote: its mark says which attempt did."""
+    for mark in marks_in(note.step):
+        yield from judge_stored(note._replace(step=mark.step), mark.attempt)
+
+
 # How fast
 
 
@@ -244,12 +251,12 @@ def figures(facts: Facts) -> list[Figures]:
     by_kind = defaultdict(list)
     for fault in facts.faults:
         by_kind[fault.kind].append(fault)
-    return [_figures(kind, faults, facts.notes) for kind, faults in by_kind.items()]
+    return [_figures(kind, faults, facts) for kind, faults in by_kind.items()]
 
 
-def _figures(kind: Kind, faults: list[Fault], notes: list[Note]) -> Figures:
+def _figures(kind: Kind, faults: list[Fault], facts: Facts) -> Figures:
     done = [fault for fault in faults if not fault.skipped]
-    recoveries = [seconds for fault in done for seconds in recovery(fault, notes)]
+    recoveries = [seconds for fault in done for seconds in recovery(fault, facts)]
     return Figures(
         kind=kind,
         injected=len(done),
@@ -261,17 +268,29 @@ def _figures(kind: Kind, faults: list[Fault], notes: list[Note]) -> Figures:
     )
 
 
-def recovery(fault: Fault, notes: list[Note]) -> list[float | None]:
+def recovery(fault: Fault, facts: Facts) -> list[float | None]:
     """Return for each that the fault touched the seconds until it was seen to go on; None where it never was.
 
     A lost attempt counts from the fault, until a later one begins or the end. What only has to wait for the end
-    of the fault counts from there, until anything happens.
+    of the fault counts from there, until anything happens; and what lost its worker at the same time is left out.
     """
     if fault.watchers:
         shown = [watching.shown_again_after(fault.began) for watching in fault.watchers]
         return [None if at is None else at - fault.began for at in shown]
     since = fault.began if fault.kind.costs_attempt else fault.until
-    return [_went_on(each.id, each.attempt, fault, since, notes) for each in fault.touched]
+    else_lost = set() if fault.kind.costs_attempt else lost_meanwhile(fault, facts.faults)
+    touched = [each for each in fault.touched if each.id not in else_lost]
+    return [_went_on(each.id, each.attempt, fault, since, facts.notes) for each in touched]
+
+
+def lost_meanwhile(fault: Fault, faults: Iterable[Fault]) -> set[str]:
+    """Return the executions whose worker another fault took from them while this one lasted, or shortly before."""
+    return {
+        each.id
+        for other in faults
+        if other.kind.costs_attempt and fault.began - SETTLED <= other.began <= fault.until + SETTLED
+        for each in other.touched
+    }
 
 
 def _went_on(id_: str, attempt: int, fault: Fault, since: float, notes: list[Note]) -> float | None:
@@ -303,11 +322,16 @@ def judge_limits(facts: Facts) -> Iterator[Finding]:
 
 
 def slowest_start_without_redis(facts: Facts) -> float | None:
-    away = [(fault.began, fault.until) for fault in facts.faults if fault.kind.name in WITHOUT_REDIS]
+    """Return the most seconds that a start took while Redis was away, and the web server had no harm of its own."""
+    away = [fault for fault in facts.faults if fault.kind.name in WITHOUT_REDIS]
+    harmed = [fault for fault in facts.faults if fault.kind.resources & {"web", "postgres"}]
     seconds = [
         asked.seconds
         for asked in facts.asked
-        for began, until in away
-        if asked.status == 200 and began <= asked.at <= until
+        if asked.status == 200
+        and any(fault.began <= asked.at <= fault.until for fault in away)
+        and not any(
+            fault.began <= asked.at + asked.seconds and asked.at <= fault.until + BOOT for fault in harmed
+        )
     ]
     return max(seconds, default=None)
