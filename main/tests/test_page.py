@@ -2,11 +2,17 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from django.db import connection
 from playwright.sync_api import Locator, Page, Route, expect
 
+from main.models import Execution
 from main.tests.browser import NewContext
 from main.tests.platform import Platform
 
@@ -172,9 +178,8 @@ def test_what_could_not_be_reached_is_forgotten_once_it_answers(platform: Platfo
     expect(page.locator(GROWING)).to_contain_text("word3")
     page.route("**/*", lambda route: route.abort())
     page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("button", name="Start").click()
     messages = page.get_by_role("alert").filter(has_text="The server cannot be reached")
-    expect(messages).to_have_count(2)
+    expect(messages).to_have_count(1)
     page.unroute("**/*")
     page.evaluate("dispatchEvent(new Event('online'))")
     expect(messages).to_have_count(0)
@@ -182,39 +187,54 @@ def test_what_could_not_be_reached_is_forgotten_once_it_answers(platform: Platfo
     expect(page.locator(STATE)).to_have_text("Cancelled")
 
 
-def test_a_step_that_was_begun_again_says_so(platform: Platform, page: Page) -> None:
-    def restarted(route: Route) -> None:
-        snapshot = {"status": "Write …", "progress": 10, "step_results": [], "partial_result": None}
-        steps = [{"step": "Write", "name": "Write", "state": "running"}]
-        again = [{**steps[0], "restarted": True}]
-        told = [{"state": "RUNNING", "details": {**snapshot, "steps": each}} for each in (steps, again)]
-        lines = "".join(f"data: {json.dumps(each)}\n\n" for each in told)
-        route.fulfill(headers={"Content-Type": "text/event-stream"}, body=lines)
+def tell(page: Page, *details: dict[str, Any]) -> None:
+    """Have every stream tell these snapshots of an execution that runs."""
+    running = {"status": "Running", "progress": 10, "step_results": [], "steps": []}
+    told = [{"state": "PROGRESS", "details": {**running, **each}} for each in details]
+    lines = "".join(f"data: {json.dumps(each)}\n\n" for each in told)
+    answer = {"headers": {"Content-Type": "text/event-stream"}, "body": lines}
+    page.route("**/task-status/**", lambda route: route.fulfill(**answer))
 
+
+def test_a_step_that_was_begun_again_says_so(platform: Platform, page: Page) -> None:
+    step = {"step": "Write", "name": "Write", "state": "running"}
     page.goto(platform.url)
-    page.route("**/task-status/**", restarted)
+    tell(page, {"steps": [step]}, {"steps": [{**step, "restarted": True}]})
     start_slow_words(page, words=300)
     expect(page.locator(".step-again")).to_be_visible()
     expect(page.locator(".step-title")).to_have_text(re.compile("Write.*begun again"))
 
 
 def test_a_tool_that_is_its_own_step_is_named_once(platform: Platform, page: Page) -> None:
-    def looked_up(route: Route) -> None:
-        entry = {
-            "type": "tool_result",
-            "step": None,
-            "step_name": "lookup",
-            "tool": "lookup",
-            "data": "Found",
-        }
-        details = {"status": "Running", "progress": 10, "step_results": [entry], "steps": []}
-        line = json.dumps({"state": "RUNNING", "details": details})
-        route.fulfill(headers={"Content-Type": "text/event-stream"}, body=f"data: {line}\n\n")
-
+    entry = {"type": "tool_result", "step": None, "step_name": "lookup", "tool": "lookup", "data": "Found"}
     page.goto(platform.url)
-    page.route("**/task-status/**", looked_up)
+    tell(page, {"step_results": [entry]})
     start_slow_words(page, words=300)
     expect(page.locator(".tool-line").first).to_have_text("lookup")
+
+
+def test_steps_lie_in_the_step_that_they_belong_to(platform: Platform, new_context: NewContext) -> None:
+    """Also where that is told after them, as what is finished is, and another step ran beside it."""
+    keys = [
+        "Graph/agent#1",
+        "Other",
+        "Graph/tools#2/" + "look" * 20,
+        "Graph/tools#2",
+        "Graph/agent#3",
+        "Graph",
+    ]
+    names = [re.sub("#.*", "", key.rpartition("/")[2]) for key in keys]
+    steps = [{"step": key, "name": name, "state": "done"} for key, name in zip(keys, names, strict=True)]
+    page = new_context(viewport={"width": 360, "height": 740}).new_page()
+    page.goto(platform.url)
+    tell(page, {"steps": steps})
+    start_slow_words(page, words=300)
+    tops, nested = page.locator(".steps > ol > .step"), page.locator(".step > ol > .step")
+    expect(tops.locator("> .step-title")).to_have_text([re.compile("^Graph"), re.compile("^Other")])
+    expect(nested.locator("> .step-title > span:not(.visually-hidden, [hidden])")).to_have_text(
+        ["", "agent", "", "tools", "", "look" * 20, "", "agent", "2"]
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
 # Ending
@@ -229,7 +249,8 @@ def test_cancel_ends_an_execution_and_run_again_starts_another(platform: Platfor
     expect(page.get_by_role("heading", name="Unfinished answer")).to_be_visible()
     expect(page.locator(GROWING)).to_contain_text("word3")
     cancelled = page.url
-    page.get_by_role("button", name="Run again").click()
+    expect(page.get_by_role("button", name="Run again from the stopped step")).to_be_visible()
+    page.get_by_role("button", name="Run again", exact=True).click()
     expect(page).not_to_have_url(cancelled)
     expect(page.locator(STATE)).to_have_text("Running", timeout=RUNNING_ON)
     expect(page.locator(".inputs")).to_contain_text("1000")
@@ -243,7 +264,7 @@ def test_cancelling_by_keyboard_stops_the_step_and_leads_on(platform: Platform, 
     expect(page.locator(GROWING)).to_contain_text("word3")
     page.get_by_role("button", name="Cancel").press("Enter")
     expect(page.locator(STATE)).to_have_text("Cancelled")
-    expect(page.get_by_role("button", name="Run again")).to_be_focused()
+    expect(page.get_by_role("button", name="Run again", exact=True)).to_be_focused()
     for _ in range(2):
         expect(page.locator(".step").last).to_have_attribute("data-state", "cancelled")
         expect(page.locator(".step-title").last).to_contain_text("(stopped)")
@@ -255,11 +276,56 @@ def test_a_failure_is_a_sentence_with_a_way_on(platform: Platform, page: Page) -
     start(page, "Failing")
     expect(page.locator(STATE)).to_have_text("Failed", timeout=RUNNING_ON)
     expect(page.locator(".failure")).to_contain_text("The story has no end. Try another one.")
-    expect(page.get_by_role("button", name="Run again")).to_be_visible()
+    expect(page.get_by_role("button", name="Run again", exact=True)).to_be_visible()
     expect(page.locator(".step")).to_have_attribute("data-state", "failed")
     expect(page.get_by_role("status")).to_contain_text("Failing failed: The story has no end.")
     page.reload()
     expect(page.locator(".failure")).to_contain_text("The story has no end. Try another one.")
+
+
+def test_a_failed_execution_is_run_again_from_its_failed_step_and_from_the_start(
+    platform: Platform, page: Page, tmp_path: Path
+) -> None:
+    page.goto(platform.url)
+    start(page, "Order", folder=str(tmp_path))
+    expect(page.locator(STATE)).to_have_text("Failed", timeout=RUNNING_ON)
+    failed = page.url
+    (tmp_path / "repaired").touch()
+    page.get_by_role("button", name="Run again from the failed step").press("Enter")
+    expect(page).not_to_have_url(failed)
+    expect(page.locator(TITLE)).to_be_focused()
+    expect(page.get_by_role("status")).to_contain_text("Order started")
+    expect_done(page)
+    expect(page.locator(".step-title")).to_have_text(
+        [re.compile(name) for name in ("Draw", "Pay", "Deliver")]
+    )
+    assert len(list(tmp_path.glob("drawn-*"))) == 1
+    expect(page.get_by_role("link", name="Order (run again)")).to_have_count(1)
+    page.get_by_role("link", name="an earlier execution").click()
+    expect(page).to_have_url(failed)
+    page.get_by_role("button", name="Run again", exact=True).click()
+    expect(page).not_to_have_url(failed)
+    expect_done(page)
+    assert len(list(tmp_path.glob("drawn-*"))) == 2
+
+
+def test_what_may_pass_is_best_run_again_from_where_it_failed(platform: Platform, page: Page) -> None:
+    page.goto(platform.url)
+    start(page, "Flaky", failures="9")
+    expect(page.locator(".failure")).to_contain_text("This may pass", timeout=RUNNING_ON)
+    expect(page.locator(".actions .primary")).to_have_text("Run again from the failed step")
+
+
+def test_what_cannot_be_run_again_says_why(platform: Platform, page: Page) -> None:
+    page.goto(platform.url)
+    start(page, "Figures")
+    expect(page.locator(STATE)).to_have_text("Done", timeout=RUNNING_ON)
+    refusal = {"status": 409, "json": {"error": "There is no flow “figures_flow”."}}
+    page.route("**/run-again", lambda route: route.fulfill(**refusal))
+    button = page.get_by_role("button", name="Run again")
+    button.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("There is no flow “figures_flow”.")
+    expect(button).to_be_focused()
 
 
 def test_the_answer_is_copied_as_it_was_written(platform: Platform, new_context: NewContext) -> None:
@@ -380,6 +446,76 @@ def test_too_many_starts_are_answered_with_the_servers_sentence(platform: Platfo
     expect(page.get_by_role("button", name="Start")).to_be_enabled()
 
 
+def count_in(folder: Path) -> int:
+    """Count executions by their input, in a thread: the browser's event loop runs in this one."""
+
+    def count() -> int:
+        with closing(connection):
+            return Execution.objects.filter(inputs__folder=str(folder)).count()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(count).result()
+
+
+def test_a_start_whose_answer_was_lost_is_asked_for_again_and_happens_once(
+    platform: Platform, page: Page, tmp_path: Path
+) -> None:
+    keys: list[str | None] = []
+
+    def lose(route: Route) -> None:
+        keys.append(route.request.headers.get("idempotency-key"))
+        match len(keys):
+            case 1:
+                route.fetch()
+                page.context.clear_cookies(name=re.compile("^sessionid"))
+                route.abort()
+            case 2:
+                route.fulfill(
+                    status=503, headers={"Retry-After": "1"}, json={"error": "The database is away."}
+                )
+            case _:
+                route.continue_()
+
+    page.goto(platform.url)
+    page.route("**/start-task/", lose)
+    start(page, "Order", folder=str(tmp_path))
+    expect(page.locator("#start-wait")).to_have_text("The server does not answer. Trying again …")
+    expect(page.get_by_role("status")).to_contain_text("Trying again")
+    page.locator("#input-folder").press("Control+Enter")  # is no second start
+    expect(page).to_have_url(EXECUTION)
+    expect(page.locator("#start-wait")).to_be_hidden()
+    expect(page.locator(STATE)).to_have_text("Failed", timeout=RUNNING_ON)
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+    assert count_in(tmp_path) == 1
+
+
+def test_a_start_that_nobody_answers_is_given_up_and_pressing_again_is_the_same_one(
+    platform: Platform, page: Page, tmp_path: Path
+) -> None:
+    keys: list[str | None] = []
+
+    def lose(route: Route) -> None:
+        keys.append(route.request.headers.get("idempotency-key"))
+        route.fetch()
+        route.fulfill(status=502, headers={"Retry-After": "60"})
+
+    page.goto(platform.url)
+    page.route("**/start-task/", lose)
+    start(page, "Order", folder=str(tmp_path))
+    expect(page.get_by_role("alert")).to_contain_text("The server does not answer. What you entered is kept")
+    expect(page.locator("#input-folder")).to_have_value(str(tmp_path))
+    page.unroute("**/start-task/")
+    with page.expect_request("**/start-task/") as request:
+        page.get_by_role("button", name="Start").click()
+    expect(page).to_have_url(EXECUTION)
+    assert [request.value.headers["idempotency-key"]] == keys
+    assert count_in(tmp_path) == 1
+    with page.expect_request("**/start-task/") as request:
+        page.get_by_role("button", name="Start").click()
+    assert request.value.headers["idempotency-key"] not in keys
+
+
 def test_a_flow_that_cannot_be_started_says_why(platform: Platform, page: Page) -> None:
     page.goto(platform.url)
     for title, reason in {"Members only": "Sign in to run this flow.", "Needs key": "TAVILY_API_KEY"}.items():
@@ -422,8 +558,17 @@ def _finish(page: Page) -> None:
 
 
 def _fail(page: Page) -> None:
+    """Once, and again from the failed step."""
     start(page, "Failing")
+    page.get_by_role("button", name="Run again from the failed step").click(timeout=RUNNING_ON)
+    expect(page.locator(".origin")).to_be_visible()
     expect(page.locator(".failure")).to_be_visible(timeout=RUNNING_ON)
+
+
+def _lose(page: Page) -> None:
+    page.route("**/start-task/", lambda route: route.abort())
+    start(page, "Poem")
+    expect(page.locator("#start-wait")).to_be_visible()
 
 
 STAGES = {
@@ -432,6 +577,7 @@ STAGES = {
     "running": _write,
     "long": _finish,
     "failed": _fail,
+    "unanswered": _lose,
 }
 
 
@@ -480,8 +626,10 @@ def spanish(platform: Platform, new_context: NewContext) -> Page:
     return page
 
 
-def begin(spanish: Page, title: str) -> None:
+def begin(spanish: Page, title: str, **fields: str) -> None:
     choose(spanish, title)
+    for name, value in fields.items():
+        spanish.locator(f"#input-{name}").fill(value)
     spanish.get_by_role("button", name="Iniciar", exact=True).click()
 
 
@@ -517,7 +665,7 @@ def test_a_failure_is_told_in_spanish(spanish: Page) -> None:
 
 
 def test_a_cancelled_execution_is_told_in_spanish(spanish: Page) -> None:
-    begin(spanish, "Slow words")
+    begin(spanish, "Slow words", words="1000")
     expect(spanish.locator(GROWING)).to_contain_text("word3", timeout=RUNNING_ON)
     spanish.get_by_role("button", name="Cancelar").click()
     expect(spanish.locator(STATE)).to_have_text("Cancelada")

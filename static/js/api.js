@@ -2,17 +2,27 @@
 
 import { gettext } from "./words.js";
 
+// A start that nobody answers is sent again after these pauses, or after as long as the server asks for, as long
+// as the next one comes within the patience. An answer that takes longer than this is taken for lost.
+const PAUSES = [500, 1000, 2000, 4000, 6000, 8000];
+const PATIENCE = 30_000;
+const ANSWER_WITHIN = 10_000;
+
 export class Problem extends Error {
-  /** @param {number} status HTTP status, 0 where the server was not reached */
-  constructor(sentence, status, errors = {}) {
+  /**
+   * @param {number} status HTTP status, 0 where the server was not reached
+   * @param {number} pause milliseconds that the server asks to wait for before the next request
+   */
+  constructor(sentence, status, errors = {}, pause = 0) {
     super(sentence);
     this.status = status;
     this.errors = errors;
+    this.pause = pause;
   }
 
-  /** The server, or what stands before it, was not there: over as soon as it answers again. */
+  /** The server, its database, or what stands before it, was not there: over as soon as it answers again. */
   get passes() {
-    return [0, 502, 504].includes(this.status);
+    return [0, 502, 503, 504].includes(this.status);
   }
 }
 
@@ -23,36 +33,89 @@ function csrfToken() {
   return document.cookie.match(/(?:^|; )csrftoken=([^;]*)/)?.[1] ?? "";
 }
 
-async function request(path, options = {}) {
-  let response;
+const asJSON = (response) => response.json();
+const asText = (response) => response.text();
+
+/** @param read takes the body out of the answer: one that breaks off in the middle did not reach us either */
+async function request(path, read, options = {}) {
+  let response, body;
   try {
     response = await fetch(path, { credentials: "same-origin", ...options });
+    body = response.ok ? await read(response) : await response.json().catch(() => ({}));
   } catch {
     throw new Problem(gettext("The server cannot be reached. Check the connection and try again."), 0);
   }
   if (response.ok) {
     server.dispatchEvent(new Event("reached"));
-    return response;
+    return body;
   }
-  const body = await response.json().catch(() => ({}));
   const sentence = body.error || body.detail || gettext("The server could not answer. Please try again.");
-  throw new Problem(sentence, response.status, body.errors);
+  throw new Problem(sentence, response.status, body.errors, pauseAsked(response));
 }
 
-const getJSON = async (path) =>
-  (await request(path, { headers: { Accept: "application/json" }, cache: "no-store" })).json();
+/** Milliseconds of Retry-After, which is in seconds or a date; 0 without. */
+function pauseAsked(response) {
+  const asked = response.headers.get("Retry-After") ?? "";
+  return Math.max(0, /^\d+$/.test(asked) ? Number(asked) * 1000 : Date.parse(asked) - Date.now() || 0);
+}
 
-const post = async (path, body) =>
-  (
-    await request(path, {
-      method: "POST",
-      headers: { "Content-Type": "application/json", Accept: "application/json", "X-CSRFToken": csrfToken() },
-      body: JSON.stringify(body),
-    })
-  ).json();
+const getJSON = (path) => request(path, asJSON, { headers: { Accept: "application/json" }, cache: "no-store" });
 
-/** Starts a flow and returns the execution's id. */
-export const start = async (flow, inputs) => (await post("/start-task/", { flow, inputs })).task_id;
+const post = (path, body, headers = {}, options = {}) =>
+  request(path, asJSON, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", Accept: "application/json", "X-CSRFToken": csrfToken(), ...headers },
+    body: typeof body === "string" ? body : JSON.stringify(body),
+    ...options,
+  });
+
+/** A random key. Without https there is no randomUUID. */
+function randomKey() {
+  if (crypto.randomUUID) return crypto.randomUUID();
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+// The start that was given up without an answer: it may have happened. The same once more is the same start.
+let unanswered = null;
+
+/**
+ * Starts a flow and returns the execution's id. Where no answer comes, the request is sent again, under the same
+ * key: the server starts once per key, so that nothing is lost nor doubled.
+ * @param waiting called before each pause
+ */
+export async function start(flow, inputs, waiting) {
+  const body = JSON.stringify({ flow, inputs });
+  const key = unanswered?.body === body ? unanswered.key : randomKey();
+  unanswered = null;
+  const until = Date.now() + PATIENCE;
+  for (let tries = 0; ; tries += 1) {
+    try {
+      const signal = AbortSignal.timeout?.(ANSWER_WITHIN);
+      return (await post("/start-task/", body, { "Idempotency-Key": key }, { signal })).task_id;
+    } catch (problem) {
+      if (!problem.passes) throw problem;
+      // Not all at once, where a deploy has many people waiting.
+      const pause = Math.max(PAUSES[Math.min(tries, PAUSES.length - 1)], problem.pause) * (1 + Math.random() / 4);
+      if (Date.now() + pause > until) {
+        unanswered = { body, key };
+        throw new Problem(
+          gettext("The server does not answer. What you entered is kept: press Start again in a moment. It starts only once."),
+          problem.status,
+        );
+      }
+      waiting();
+      await sleep(pause);
+    }
+  }
+}
+
+/**
+ * Starts an execution again and returns the new one's id.
+ * @param from "start", or "failed_step", which keeps the finished steps
+ */
+export const runAgain = async (id, from) => (await post(`/api/v1/executions/${id}/run-again`, { from })).task_id;
 
 /** The session's executions, newest first, without details. */
 export const list = async () => (await getJSON("/executions/")).executions;
@@ -61,6 +124,6 @@ export const list = async () => (await getJSON("/executions/")).executions;
 export const read = (id) => getJSON(`/executions/${id}/`);
 
 /** The final result as HTML that the server made safe. */
-export const answer = async (id) => (await request(`/executions/${id}/answer/`, { cache: "no-store" })).text();
+export const answer = (id) => request(`/executions/${id}/answer/`, asText, { cache: "no-store" });
 
 export const cancel = (id) => post(`/api/v1/executions/${id}/cancel`, {});

@@ -100,11 +100,14 @@ function mount(record) {
   if (panel?.record === record) {
     panel.update();
   } else {
-    panel = new Panel(record, flows.get(record.flow), { runAgain, change, cancel, say });
+    panel = new Panel(record, flows.get(record.flow), { runAgain, change, cancel, say, timeOf });
     place(panel.element);
   }
   entitle();
 }
+
+/** When an execution was started, where the page knows it. */
+const timeOf = (id) => executions.get(id)?.created_at;
 
 function drawOverview() {
   overview.update(executions.all().filter((record) => seenRunning.has(record.id) && record.connection !== "gone"));
@@ -160,9 +163,11 @@ addEventListener("popstate", () => show(idIn(location.pathname)));
 const form = document.getElementById("start");
 const button = document.getElementById("start-button");
 const errorBox = document.getElementById("start-error");
+const waitLine = document.getElementById("start-wait");
 const drafts = JSON.parse(sessionStorage.getItem("drafts") ?? "{}");
 let fields = null;
 let chosen = null;
+let starting = false;
 
 function choose(name, values = null) {
   if (fields && chosen) drafts[chosen] = fields.draft();
@@ -172,6 +177,7 @@ function choose(name, values = null) {
   const radio = form.querySelector(`input[value="${CSS.escape(name)}"]`);
   radio.checked = true;
   radio.closest("label").scrollIntoView({ block: "nearest" });
+  if (starting) return;
   complain("");
   button.disabled = false;
 }
@@ -198,10 +204,18 @@ function reached() {
 
 api.server.addEventListener("reached", reached);
 
-async function begin(flow, inputs) {
-  const id = await api.start(flow, inputs);
+/** Says that a start is sent again, and is being waited for. */
+function wait() {
+  const sentence = gettext("The server does not answer. Trying again …");
+  if (waitLine.hidden) say(sentence);
+  setText(waitLine, sentence);
+  waitLine.hidden = false;
+}
+
+/** Shows an execution that was just started. */
+function present({ id, flow, inputs, origin = null }) {
   complain("");
-  const row = { id, flow, inputs, title: flows.get(flow)?.title ?? flow, state: "PENDING", progress: 0 };
+  const row = { id, flow, inputs, origin, title: flows.get(flow)?.title ?? flow, state: "PENDING", progress: 0 };
   const times = { created_at: new Date().toISOString(), started_at: null, finished_at: null, duration: null };
   executions.merge([{ ...row, ...times, status: gettext("Waiting to begin") }]);
   say(fill(gettext("%(title)s started"), { title: row.title }));
@@ -212,31 +226,30 @@ async function begin(flow, inputs) {
 
 async function submit(event) {
   event.preventDefault();
+  if (starting) return; // Ctrl+Enter asks no button
   complain("");
-  const inputs = fields.inputs();
+  const [flow, asked] = [chosen, fields];
+  const inputs = asked.inputs();
   if (!inputs) return;
-  button.disabled = true;
+  starting = button.disabled = true;
   button.setAttribute("aria-busy", "true");
   try {
-    await begin(chosen, inputs);
+    present({ id: await api.start(flow, inputs, wait), flow, inputs });
   } catch (problem) {
-    const others = fields.complain(problem.errors ?? {});
+    const others = asked.complain(problem.errors ?? {});
     const atFields = Object.keys(problem.errors ?? {}).length - others.length > 0;
     complain(others.length ? others.join(" ") : atFields ? "" : problem.message, problem.passes);
   }
-  button.disabled = false;
+  waitLine.hidden = true;
+  starting = button.disabled = false;
   button.removeAttribute("aria-busy");
   // Disabling took the focus away; the next start is one key away.
   if (document.activeElement === document.body) button.focus({ preventScroll: true });
 }
 
-async function runAgain(record) {
-  try {
-    await begin(record.flow, record.inputs ?? {});
-    panel?.heading.focus({ preventScroll: true });
-  } catch (problem) {
-    panel?.complain(problem.message, problem.passes);
-  }
+async function runAgain({ id, flow, inputs }, from) {
+  present({ id: await api.runAgain(id, from), flow, inputs: inputs ?? {}, origin: id });
+  panel?.heading.focus({ preventScroll: true });
 }
 
 function change(record) {

@@ -47,10 +47,11 @@ const SHAPES = {
   running: "M8 1.750 A6.250 6.250 0 1 1 1.750 8",
   done: "M3 8.500 L6.500 12 L13 4.500",
   failed: "M8 4.500 V8.750 M8 11.200 V11.300 M14.250 8 A6.250 6.250 0 1 1 1.750 8 A6.250 6.250 0 1 1 14.250 8",
+  again: "M13.250 8.500 A5.250 5.250 0 1 1 11.500 4.100 M11.750 1.250 V4.250 H8.750",
   cancelled: "M5.250 8 H10.750 M14.250 8 A6.250 6.250 0 1 1 1.750 8 A6.250 6.250 0 1 1 14.250 8",
 };
 
-/** A small drawing for a state, hidden from screen readers: the word stands beside it. */
+/** A small drawing, such as for a state, hidden from screen readers: the word stands beside it. */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", "0 0 16 16");

@@ -30,7 +30,7 @@ export class Progress {
   update(record) {
     const value = Math.round(record.progress ?? 0);
     this.bar.style.transform = `scaleX(${value / 100})`;
-    this.element.classList.toggle("waiting", record.state === "PENDING");
+    this.element.classList.toggle("waiting", record.state === "PENDING" && !value);
     this.element.setAttribute("aria-valuenow", String(value));
     this.element.setAttribute("aria-valuetext", `${value} % · ${translated(record.status) ?? ""}`);
   }
@@ -161,7 +161,14 @@ async function copy(text) {
   area.remove();
 }
 
-/** @param actions {runAgain(record), change(record), cancel(record), say(text)} */
+/** Where an execution comes from that was run again, with the way there; its time where the page knows it. */
+function originOf({ origin }, time) {
+  const link = h("a", { href: `/executions/${origin}/`, title: time && moment(time) }, gettext("an earlier execution"));
+  const [before, after] = gettext("Run again from %(execution)s").split("%(execution)s");
+  return h("span", { class: "origin" }, before, link, after);
+}
+
+/** @param actions {runAgain(record, from), change(record), cancel(record), say(text), timeOf(id)} */
 export class Panel {
   #asked = 0;
 
@@ -182,7 +189,9 @@ export class Panel {
     this.timeline = new Timeline();
     this.cancelButton = this.#button(gettext("Cancel"), () => this.#cancel());
     this.copyButton = this.#button(gettext("Copy answer"), () => this.#copy());
-    this.againButton = this.#button(gettext("Run again"), () => actions.runAgain(this.record));
+    this.againButton = this.#button(gettext("Run again"), () => this.#runAgain(this.againButton, "start"));
+    this.onButton = this.#button("", () => this.#runAgain(this.onButton, "failed_step"));
+    this.onButton.title = gettext("The finished steps are kept, and not done again.");
     this.changeButton = this.#button(gettext("Change inputs"), () => actions.change(this.record));
     this.problem = h("p", { class: "field-error", role: "alert", hidden: true });
     this.element = h(
@@ -197,6 +206,7 @@ export class Panel {
           { class: "facts" },
           this.time,
           this.took,
+          record.origin && originOf(record, actions.timeOf(record.origin)),
           h("a", { class: "permalink", href: `/executions/${record.id}/` }, gettext("Link to this execution")),
         ),
         inputList(record, flow),
@@ -204,7 +214,11 @@ export class Panel {
       this.now,
       this.connection,
       this.error,
-      h("div", { class: "actions" }, this.cancelButton, this.copyButton, this.againButton, this.changeButton),
+      h(
+        "div",
+        { class: "actions" },
+        ...[this.cancelButton, this.copyButton, this.againButton, this.onButton, this.changeButton],
+      ),
       this.problem,
       this.answer.element,
       this.timeline.element,
@@ -232,15 +246,30 @@ export class Panel {
     this.now.hidden = final;
     this.cancelButton.hidden = final || record.connection === "gone";
     this.copyButton.hidden = now !== "done" || !record.details?.final_result;
-    this.againButton.hidden = !final || !this.canRun;
-    this.againButton.classList.toggle("primary", now === "failed");
-    this.changeButton.hidden = this.againButton.hidden || !this.hasInputs;
+    this.#again(now);
+    this.changeButton.hidden = !final || !this.canRun || !this.hasInputs;
     this.#connection(final);
     this.#error(now);
     this.answer.update(record);
     if (record.details) this.timeline.update(record.details, now === "cancelled");
     this.tick();
     if (onCancel && this.cancelButton.hidden) this.#keepFocus();
+  }
+
+  /**
+   * The ways to run it again. Whether they are open is for the server to say: its sentence tells what is missing.
+   * What never began a step has nothing to keep.
+   */
+  #again(now) {
+    const { details } = this.record;
+    const broke = now === "failed" || now === "cancelled";
+    this.againButton.hidden = now !== "done" && !broke;
+    this.onButton.hidden = !broke || !details?.steps?.length;
+    const text = now === "failed" ? gettext("Run again from the failed step") : gettext("Run again from the stopped step");
+    setText(this.onButton, text);
+    const goesOn = !this.onButton.hidden && details.error?.retryable === true;
+    this.onButton.classList.toggle("primary", goesOn);
+    this.againButton.classList.toggle("primary", now === "failed" && !goesOn);
   }
 
   /** Where the focus goes when the button that had it is not there any more. */
@@ -292,6 +321,22 @@ export class Panel {
 
   reached() {
     if (this.problem.hasAttribute("data-passes")) this.complain("");
+  }
+
+  async #runAgain(button, from) {
+    const buttons = [this.againButton, this.onButton];
+    for (const each of buttons) each.disabled = true;
+    button.setAttribute("aria-busy", "true");
+    this.complain("");
+    try {
+      await this.actions.runAgain(this.record, from);
+    } catch (problem) {
+      this.complain(problem.message, problem.passes);
+    }
+    for (const each of buttons) each.disabled = false;
+    button.removeAttribute("aria-busy");
+    // Disabling took the focus away.
+    if (this.element.isConnected && document.activeElement === document.body) button.focus({ preventScroll: true });
   }
 
   async #cancel() {

@@ -1,7 +1,7 @@
 /* The session's executions, newest first. */
 
-import { h, setText } from "./dom.js";
-import { isFinal, seconds } from "./executions.js";
+import { h, icon, setText } from "./dom.js";
+import { isFinal, phase, seconds } from "./executions.js";
 import { StateMark } from "./panel.js";
 import { translated } from "./sentences.js";
 import { ago, fill, gettext, moment, ngettext, span } from "./words.js";
@@ -9,6 +9,16 @@ import { ago, fill, gettext, moment, ngettext, span } from "./words.js";
 const PAGE = 12;
 
 const gist = (inputs) => Object.values(inputs ?? {}).find((value) => typeof value === "string" && value) ?? "";
+
+/** The title; that it is another's repetition stands beside it as a sign, and as words for who does not see it. */
+const titleOf = ({ title, flow, origin }) =>
+  h(
+    "span",
+    { class: "row-title" },
+    title ?? flow,
+    origin && h("span", { class: "row-again", title: gettext("run again"), "aria-hidden": "true" }, icon("again")),
+    origin && h("span", { class: "visually-hidden" }, ` (${gettext("run again")})`),
+  );
 
 class Row {
   constructor(record) {
@@ -19,7 +29,7 @@ class Row {
     this.link = h(
       "a",
       { href: `/executions/${record.id}/` },
-      h("span", { class: "row-title" }, record.title ?? record.flow),
+      titleOf(record),
       gist(record.inputs) && h("span", { class: "row-gist" }, gist(record.inputs)),
       h("span", { class: "row-line" }, this.state.element, this.facts),
       this.bar,
@@ -32,7 +42,9 @@ class Row {
     const { record } = this;
     this.state.update(record);
     const took = isFinal(record) ? seconds(record) : null;
-    const facts = [isFinal(record) ? ago(record.created_at) : translated(record.status), took !== null && span(took)];
+    // Of what waits the word for its state says enough.
+    const now = phase(record) === "running" ? translated(record.status) : ago(record.created_at);
+    const facts = [now, took !== null && span(took)];
     setText(this.facts, facts.filter(Boolean).join(" · "));
     this.facts.title = moment(record.created_at);
     this.bar.hidden = isFinal(record);

@@ -19,6 +19,7 @@ const SENTENCES = [
   gettext_noop("The execution was cancelled."),
   gettext_noop("The execution was stopped: its worker died %(times)s times while running it."),
   gettext_noop("The execution took longer than it may and was stopped."),
+  gettext_noop("The execution waited for a worker longer than it may, and was not run."),
   // Failures
   gettext_noop("The flow failed because of an error in its code. The server's log has the details."),
   gettext_noop("%(provider)s did not answer in time. Try again in a moment."),

@@ -76,22 +76,24 @@ class Block {
   #rows = [];
   #all = false;
 
-  constructor(key, name, depth) {
-    this.key = key;
+  constructor(name) {
     this.name = name;
     this.entries = h("ol", { class: "entries" });
     this.more = h("button", { class: "link more", type: "button", hidden: true, onclick: () => this.#showAll() });
     this.mark = h("span", { class: "step-mark" });
     this.state = h("span", { class: "visually-hidden" });
     this.again = h("span", { class: "step-again", hidden: true }, gettext("begun again"));
-    const words = [h("span", {}, name), " ", this.state, " ", this.again];
+    this.turn = h("span", { class: "step-turn" });
+    const words = [h("span", {}, name), " ", this.turn, " ", this.state, " ", this.again];
     const title = name && h("p", { class: "step-title" }, this.mark, ...words);
-    this.element = h("li", { class: name ? "step" : "loose" }, title, this.more, this.entries);
-    if (depth) this.element.style.marginInlineStart = `${depth * 1.5}rem`;
+    this.children = h("ol", { class: "timeline", hidden: true });
+    this.element = h("li", { class: name ? "step" : "loose" }, title, this.more, this.entries, this.children);
   }
 
-  setStep({ state, restarted }) {
+  setStep({ state, restarted }, turn) {
     this.again.hidden = !restarted;
+    this.turn.hidden = turn < 2;
+    setText(this.turn, String(turn));
     if (this.element.dataset.state === state) return;
     this.element.dataset.state = state;
     this.mark.replaceChildren(icon(STEP_STATES[state] ? state : "waiting"));
@@ -139,45 +141,64 @@ class Block {
 
 const keyOf = (step) => step.step ?? step.name;
 
-/** How many other steps this one lies in: their keys begin its own. */
-const depth = (key, steps) => steps.filter((step) => key.startsWith(`${keyOf(step)}/`)).length;
+/**
+ * Every step's key with the key of the step that it lies in, null at the top: the nearest whose key its own begins
+ * with. The server may tell a step after those inside it, or not at all where there are many.
+ */
+function parents(keys) {
+  const known = new Set(keys);
+  const nearest = (key) => {
+    const end = key.lastIndexOf("/");
+    if (end < 0) return null;
+    return known.has(key.slice(0, end)) ? key.slice(0, end) : nearest(key.slice(0, end));
+  };
+  return new Map(keys.map((key) => [key, nearest(key)]));
+}
 
-/** The entries by step, in the order in which the steps began; those of no step between them, as they came. */
+/**
+ * The steps as a tree, in the order in which they began, each with its entries; entries of no step between them, as
+ * they came. A step of a name that another beside it had before gets the number of its turn: an agent's second
+ * answer, a loop's third round.
+ */
 function arranged(entries, steps) {
   const known = new Map(steps.map((step) => [keyOf(step), step]));
-  const blocks = [];
-  const byStep = new Map();
-  const blockOf = (key) => {
-    if (!byStep.has(key)) {
-      byStep.set(key, { key, step: known.get(key), entries: [] });
-      blocks.push(byStep.get(key));
+  const parentOf = parents([...known.keys()]);
+  const roots = [];
+  const nodes = new Map();
+  const node = (key) => {
+    if (!nodes.has(key)) {
+      const parent = parentOf.get(key);
+      const beside = parent === null ? roots : node(parent).children;
+      const turn = 1 + beside.filter(({ step }) => step?.name === known.get(key).name).length;
+      nodes.set(key, { key, step: known.get(key), turn, entries: [], children: [] });
+      beside.push(nodes.get(key));
     }
-    return byStep.get(key);
+    return nodes.get(key);
   };
+  let loose = 0;
   for (const entry of entries) {
     const key = [entry.step, entry.step_name].find((one) => known.has(one));
     if (key === undefined) {
-      if (blocks.at(-1)?.key !== null) blocks.push({ key: null, step: null, entries: [] });
-      blocks.at(-1).entries.push(entry);
+      if (!roots.length || roots.at(-1).step) roots.push({ key: loose++, step: null, entries: [], children: [] });
+      roots.at(-1).entries.push(entry);
     } else {
       // Steps before this one that had nothing to say keep their place.
       for (const earlier of known.keys()) {
-        blockOf(earlier);
+        node(earlier);
         if (earlier === key) break;
       }
-      if (!isTitle(entry, known.get(key))) blockOf(key).entries.push(entry);
-      else blockOf(key);
+      if (!isTitle(entry, known.get(key))) node(key).entries.push(entry);
     }
   }
-  for (const key of known.keys()) blockOf(key);
-  return blocks;
+  for (const key of known.keys()) node(key);
+  return roots;
 }
 
 /** A step that the end of a cancelled execution broke off did not fail: it was stopped. */
 const stopped = (step) => (["running", "failed"].includes(step.state) ? { ...step, state: "cancelled" } : step);
 
 export class Timeline {
-  #blocks = [];
+  #blocks = new Map();
 
   constructor() {
     this.list = h("ol", { class: "timeline" });
@@ -186,22 +207,29 @@ export class Timeline {
   }
 
   update({ step_results: entries = [], steps = [], omitted: left = 0 }, cancelled = false) {
-    const wanted = arranged(entries, steps);
-    wanted.forEach(({ key, step, entries: own }, index) => {
-      if (this.#blocks[index]?.key !== key) {
-        for (const old of this.#blocks.splice(index)) old.element.remove();
-        this.#blocks[index] = new Block(key, step?.name, step ? depth(key, steps) : 0);
-        this.list.append(this.#blocks[index].element);
-      }
-      if (step) this.#blocks[index].setStep(cancelled ? stopped(step) : step);
-      this.#blocks[index].setEntries(own);
-    });
-    for (const old of this.#blocks.splice(wanted.length)) old.element.remove();
+    const before = this.#blocks;
+    this.#blocks = new Map();
+    this.#place(this.list, arranged(entries, steps), before, cancelled);
     this.left.hidden = !left;
     if (left) {
       const text = ngettext("%(count)s entry is left out.", "%(count)s entries are left out.", left);
       setText(this.left, fill(text, { count: left }));
     }
-    this.element.hidden = !this.#blocks.length;
+    this.element.hidden = !this.#blocks.size;
+  }
+
+  /** Puts blocks into a list and what lies in them into theirs; those that are there already stay as they are. */
+  #place(list, nodes, before, cancelled) {
+    for (const { key, step } of nodes) this.#blocks.set(key, before.get(key) ?? new Block(step?.name));
+    const wanted = new Set(nodes.map(({ key }) => this.#blocks.get(key).element));
+    for (const element of [...list.children]) if (!wanted.has(element)) element.remove();
+    nodes.forEach(({ key, step, turn, entries, children }, index) => {
+      const block = this.#blocks.get(key);
+      if (list.children[index] !== block.element) list.insertBefore(block.element, list.children[index] ?? null);
+      if (step) block.setStep(cancelled ? stopped(step) : step, turn);
+      block.setEntries(entries);
+      block.children.hidden = !children.length;
+      this.#place(block.children, children, before, cancelled);
+    });
   }
 }
