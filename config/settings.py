@@ -124,12 +124,16 @@ elif env.str("POSTGRES_HOST", default=""):
     }
 else:
     DATABASES = {"default": embedded.database(LOCAL_DIR, name=env.str("POSTGRES_DB", default="api_ctm"))}
+# PostgreSQL ends who sits in a transaction and says nothing, after so many milliseconds: a process that hangs there
+# would keep its locks, and nobody could take back what it held.
+SILENCE_IN_TRANSACTION = "-c idle_in_transaction_session_timeout=5000"
 DATABASES["default"] |= {
     "CONN_MAX_AGE": 0,  # the pool keeps connections; each is given back as soon as it is not needed
     "CONN_HEALTH_CHECKS": True,
     "OPTIONS": {
         "connect_timeout": 2,
         **DATABASES["default"].get("OPTIONS", {}),  # such as sslmode in DATABASE_URL
+        "options": f"{SILENCE_IN_TRANSACTION} {DATABASES['default'].get('OPTIONS', {}).get('options', '')}".strip(),
         "pool": {
             "min_size": 1,
             "max_size": env.int("DATABASE_POOL_SIZE", default=10),
@@ -181,6 +185,8 @@ EXECUTION_RETENTION_DAYS: int = env.int("EXECUTION_RETENTION_DAYS", default=90)
 # How many executions one io worker (threads) and one cpu worker (processes) run at once.
 IO_CONCURRENCY: int = env.int("IO_CONCURRENCY", default=32)
 CPU_CONCURRENCY: int = env.int("CPU_CONCURRENCY", default=2)
+# Megabytes that an execution in a cpu worker may use; 0 for no limit.
+CPU_MEMORY_MB: int = env.int("CPU_MEMORY_MB", default=1024)
 # Seconds that Redis keeps an execution's events and task meta after the last one.
 EVENT_RETENTION: int = env.int("EVENT_RETENTION", default=24 * 3600)
 

@@ -118,7 +118,7 @@ class ExecutionAdmin(ExecutionPages):
 
 @admin.register(WorkerBeat)
 class WorkerBeatAdmin(ReadOnlyAdmin):
-    list_display = ("name", "kind", LAST_BEAT, "silent_for")
+    list_display = ("name", "kind", LAST_BEAT, "silent_for", "capacity", "stuck")
     list_display_links = None
     ordering = ("-beat_at", "name")
 

@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, InternalError, OperationalError, connection
+from psycopg.errors import IdleInTransactionSessionTimeout
 from psycopg_pool import PoolTimeout
 
 from main.run import Run
@@ -26,7 +27,9 @@ def with_database(what: Callable[[], Result], run: Run | None = None, patience: 
     while True:
         try:
             return what()
-        except DATABASE_AWAY:
+        except (*DATABASE_AWAY, InternalError) as error:
+            if not _is_away(error):
+                raise
             if run is not None:
                 run.wait(DATABASE_PAUSE)
             elif time.monotonic() < until:
@@ -35,3 +38,8 @@ def with_database(what: Callable[[], Result], run: Run | None = None, patience: 
                 raise
         finally:
             connection.close()
+
+
+def _is_away(error: Exception) -> bool:
+    """Say whether a later try may succeed. This process may have been frozen in a transaction, too (see settings)."""
+    return isinstance(error, DATABASE_AWAY) or isinstance(error.__cause__, IdleInTransactionSessionTimeout)

@@ -6,6 +6,8 @@ flow's; the engine gives it its run, keeps its steps, and writes down how it end
 
 import logging
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,19 +16,21 @@ from django.db.models import Max
 from main import bells, values
 from main.channel import Publisher, announce_end, history
 from main.chat_models import chat_model, label
+from main.confinement import Confinement
 from main.database import DATABASE_AWAY, with_database
-from main.errors import classify_error
+from main.errors import FlowError, classify_error
 from main.events import Entry as EntryView
 from main.events import ErrorDetail, EventId, Snapshot
 from main.leases import heart, worker_name
-from main.models import Entry, Execution, Fenced, Step, steps_of_last_success
+from main.models import Claim, Entry, Execution, Fenced, Step, steps_of_last_success
 from main.registry import Flow, UnknownFlowError, get_flow
 from main.run import MAX_MESSAGE_LENGTH, Recorded, Run, StepRecord, Stopped, page_address
 
 logger = logging.getLogger(__name__)
 
-# Seconds for which a database that is away is waited for with a hand-back: a lease that runs out is a crash.
-HAND_BACK_PATIENCE = 60.0
+# Seconds for which a database that is away is waited for with a hand-back: a lease that runs out is a crash. There
+# is nothing else to do without it.
+HAND_BACK_PATIENCE = 3600.0
 # Why runs stop when their worker does.
 CLOSING = "The worker is stopping."
 # Characters of the names of the models that an execution asked.
@@ -40,6 +44,8 @@ class Workplace:
         self.kind = kind
         self.capacity = capacity
         self.closing = False
+        self.confinement: Confinement | None = None
+        """What confines the runs of this process, where it runs one at a time."""
         self._busy: set[int] = set()
         self._stuck: set[int] = set()
         self._lock = threading.Lock()
@@ -103,6 +109,8 @@ def work(kind: str) -> int:
         ):
             execute(execution)
             executed += 1
+            if workplace.confinement:
+                workplace.confinement.replace_if_worn()
     finally:
         workplace.leave()
     return executed
@@ -167,6 +175,13 @@ class DatabaseJournal:
 
         with_database(keep, self.run)
 
+    def is_open(self) -> bool:
+        claim = Claim(self._execution.id, self._execution.attempt)
+        try:
+            return bool(with_database(partial(Execution.still_held, [claim])))
+        except DATABASE_AWAY:  # for how long that is borne the heart knows
+            return True
+
     def _load(self) -> dict[str, Recorded]:
         positions = dict(self._execution.entries.order_by().values_list("step").annotate(Max("position")))
         known, position = {}, 0
@@ -182,7 +197,9 @@ def _run_to_its_end(flow: Flow, execution: Execution, journal: DatabaseJournal, 
         if execution.attempt > 1 or execution.is_continued:
             _go_on(execution, journal, publisher)
         publisher.send({"type": "state", "state": "PROGRESS", "status": "Running"})
-        result = _result(flow, run, execution.inputs)
+        fail = partial(_failed, execution, run, publisher)
+        with heart.in_flow(execution), _confined(run, fail):
+            result = _result(flow, run, execution.inputs)
         _finish(execution, run, publisher, result=result)
     except Stopped as stop:
         _stopped(execution, publisher, str(stop))
@@ -204,6 +221,10 @@ def _go_on(execution: Execution, journal: DatabaseJournal, publisher: Publisher)
     publisher.snapshot = known
     if not begun:
         publisher.resume()
+
+
+def _confined(run: Run, fail: Callable[[FlowError], None]) -> AbstractContextManager[None]:
+    return workplace.confinement.around(run, fail) if workplace.confinement else nullcontext()
 
 
 def _result(flow: Flow, run: Run, inputs: dict[str, Any]) -> Any:
@@ -265,7 +286,7 @@ def _announce_end(execution: Execution) -> None:
 def _finish_unknown(execution: Execution, sentence: str) -> None:
     error = ErrorDetail(type="unknown_flow", message=sentence, retryable=False)
     try:
-        with_database(partial(execution.finish, error=error))
+        with_database(partial(execution.finish, error=error), patience=HAND_BACK_PATIENCE)
     except Fenced:
         return
     ended = Execution(id=execution.id, state="FAILURE", error=error)

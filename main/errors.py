@@ -5,6 +5,7 @@ through `classify_error`, which recognises what model and search providers raise
 texts: those can hold keys, addresses and prompts.
 """
 
+import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,8 +17,8 @@ from typing import Any
 class Failure:
     """Why a step or an execution failed.
 
-    `type` is one of bad_key, quota, timeout, unavailable, blocked, truncated, invalid_request, error, or what
-    a flow chose. `retry_after` is in seconds, None where the provider named no time.
+    `type` is one of bad_key, quota, timeout, unavailable, blocked, truncated, invalid_request, memory, error,
+    or what a flow chose. `retry_after` is in seconds, None where the provider named no time.
     """
 
     type: str
@@ -44,6 +45,9 @@ UNKNOWN = Failure(
     "The flow failed because of an error in its code. The server's log has the details.",
     retryable=False,
 )
+
+
+_NO_MEMORY = Failure("memory", "The flow needed more memory than there was for it.", retryable=False)
 
 
 def classify_error(error: BaseException) -> Failure:
@@ -77,6 +81,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _recognise(error: BaseException) -> Failure | None:
     if isinstance(error, FlowError):
         return error.failure
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return _NO_MEMORY
     names = _names(error)
     provider = _provider(error)
     for known, failure in _BY_NAME:

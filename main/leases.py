@@ -1,8 +1,8 @@
 """What a worker process holds, and what keeps it: the heartbeat.
 
-One thread per process renews all leases in one UPDATE every 4 s and learns what was lost. A process that could
-not renew for 12 s stops its own runs: after 15 s somebody else may have them. Another thread looks for that,
-because a database that hangs holds up the first.
+One thread per process renews all leases in one UPDATE every 4 s, and looks every second in between, so that a
+cancel is learned of without Redis as well. A process that could not renew for 12 s stops its own runs: after 15 s
+somebody else may have them. Another thread looks for that, because a database that hangs holds up the first.
 """
 
 import logging
@@ -10,8 +10,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 from main.database import with_database
 from main.models import LOST, Claim, Execution
@@ -20,10 +22,14 @@ from main.run import Run
 logger = logging.getLogger(__name__)
 
 HEARTBEAT = 4.0
+# Seconds between two looks at whether anything was lost.
+PULSE = 1.0
 # Seconds without a successful heartbeat after which runs are stopped; below the lease by a margin.
 SELF_FENCE = 12.0
-# Seconds that a run has to stop once its lease is lost; then it is taken for stuck.
+# Seconds that a run has to stop once it was told; then it is taken for stuck. In an io worker a thread would be lost
+# with it; the child of a cpu worker serves that run alone, and another takes its place at once.
 STOP_PATIENCE = 10.0
+CPU_STOP_PATIENCE = 2.0
 
 
 def worker_name() -> str:
@@ -45,14 +51,21 @@ def be_child_of(parent_pid: int) -> None:
 _parent_pid = os.getpid()
 
 
+@dataclass
+class _Held:
+    """A run under way. `thread` is the one that its flow is in; None before and after."""
+
+    run: Run
+    thread: int | None = None
+    is_lost: bool = False
+    told_at: float | None = None
+
+
 class Heart:
     """The leases of one process."""
 
     def __init__(self) -> None:
-        self._runs: dict[Claim, Run] = {}
-        self._threads: dict[Claim, int] = {}
-        # When the runs whose lease is lost were told, until they stop.
-        self._lost: dict[Claim, float] = {}
+        self._held: dict[Claim, _Held] = {}
         self._lock = threading.Lock()
         self._renewed_at = time.monotonic()
 
@@ -61,53 +74,87 @@ class Heart:
         """Keep the lease of an execution while its run goes on."""
         claim = Claim(execution.id, execution.attempt)
         with self._lock:
-            if not self._runs:
+            if not self._kept():
                 self._renewed_at = time.monotonic()  # nothing was held until now, so nothing was missed
-            self._runs[claim] = run
-            self._threads[claim] = threading.get_ident()
+            self._held[claim] = _Held(run)
         try:
             yield
         finally:
             with self._lock:
-                for held in (self._runs, self._threads, self._lost):
-                    held.pop(claim, None)
+                self._held.pop(claim, None)
+
+    @contextmanager
+    def in_flow(self, execution: Execution) -> Iterator[None]:
+        """Note that this thread is in a flow's hands: it may get stuck there, and not in what follows."""
+        held = self._held[Claim(execution.id, execution.attempt)]
+        held.thread = threading.get_ident()
+        try:
+            yield
+        finally:
+            with self._lock:
+                held.thread = None
 
     @property
     def running(self) -> list[Run]:
         with self._lock:
-            return list(self._runs.values())
+            return list(self._kept().values())
+
+    def _kept(self) -> dict[Claim, Run]:
+        return {claim: held.run for claim, held in self._held.items() if not held.is_lost}
+
+    def pulse(self) -> None:
+        """Renew all leases when that is due, and look otherwise whether one is lost."""
+        if time.monotonic() - self._renewed_at >= HEARTBEAT - PULSE / 2:
+            self.beat()
+        else:
+            self._ask(Execution.still_held)
 
     def beat(self) -> None:
         """Renew all leases; stop the runs whose lease is lost."""
-        with self._lock:
-            held = dict(self._runs)
-        if not held:
-            return
         asked_at = time.monotonic()  # the leases count from no earlier than this
-        kept = with_database(lambda: Execution.renew_leases(held))
+        if self._ask(Execution.renew_leases):
+            with self._lock:
+                self._renewed_at = asked_at
+
+    def _ask(self, what: Callable[[Iterable[Claim]], set[Claim]]) -> bool:
+        """Ask the database what is kept, and stop the rest; say whether there was anything to ask for."""
         with self._lock:
-            self._renewed_at = asked_at
-        for claim in held.keys() - kept:
+            claims = list(self._kept())
+        if not claims:
+            return False
+        kept = with_database(partial(what, claims))
+        for claim in set(claims) - kept:
             self._lose(claim)
+        return True
 
     def _lose(self, claim: Claim) -> None:
         """Tell a run once that its lease is lost."""
         with self._lock:
-            run = self._runs.pop(claim, None)
-            if run is None:  # it has just ended by itself
+            held = self._held.get(claim)
+            if held is None or held.is_lost:  # it has just ended by itself, or was told
                 return
-            self._lost[claim] = time.monotonic()
+            held.is_lost, held.told_at = True, time.monotonic()
         logger.info("execution %s: attempt %d is no longer ours", claim.id, claim.attempt)
-        run.stop(LOST)
+        held.run.stop(LOST)
 
-    def take_stuck(self) -> list[int]:
-        """Return, once, the threads whose runs lost their lease long ago and have not stopped."""
+    def stuck(self, patience: float) -> list[tuple[Claim, int]]:
+        """Return claims and threads of runs that were told to stop so long ago, and are still in their flow."""
+        now = time.monotonic()
         with self._lock:
-            stuck = [claim for claim, at in self._lost.items() if time.monotonic() - at >= STOP_PATIENCE]
-            for claim in stuck:
-                del self._lost[claim]
-                logger.warning("execution %s: attempt %d does not stop", claim.id, claim.attempt)
-            return [self._threads[claim] for claim in stuck]
+            for held in self._held.values():
+                if held.run.is_stopped and held.told_at is None:
+                    held.told_at = now
+            return [
+                (claim, held.thread)
+                for claim, held in self._held.items()
+                if held.thread is not None and held.told_at is not None and now - held.told_at >= patience
+            ]
+
+    def give_up(self, claim: Claim) -> None:
+        """Hold an execution no longer, though its flow goes on."""
+        with self._lock:
+            self._held.pop(claim, None)
+        logger.warning("execution %s: attempt %d does not stop", claim.id, claim.attempt)
 
     def fence_itself(self) -> None:
         """Stop all runs where renewing has long failed."""

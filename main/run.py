@@ -82,6 +82,9 @@ class Journal(Protocol):
     def keep_entry(self, position: int, entry: Entry) -> None:
         """Keep one entry at once, because it is too large to be sent to watchers whole."""
 
+    def is_open(self) -> bool:
+        """Say whether this attempt still has its execution, as far as that can be known."""
+
 
 class Channel(Protocol):
     def send(self, event: Event) -> None:
@@ -245,6 +248,13 @@ class Run:
         """Raise Stopped where the run was told to stop."""
         if self._stop.is_set():
             raise Stopped(self._stop_reason)
+
+    def confirm(self) -> None:
+        """Raise Stopped where the run was told to stop, or is soon to be: asked before what costs money."""
+        self.check()
+        if not self._journal.is_open():
+            self.stop("The execution ended or was taken over.")
+        self.check()
 
     def wait(self, seconds: float) -> None:
         """Sleep, but not past a stop; raises Stopped."""

@@ -19,7 +19,7 @@ from main import bells
 from main.channel import with_redis
 from main.database import DATABASE_AWAY, with_database
 from main.engine import work, workplace
-from main.leases import HEARTBEAT, heart, worker_name
+from main.leases import PULSE, heart, worker_name
 from main.models import LEASE, Execution, WorkerBeat
 from main.outside_ends import announce_outside_end
 
@@ -37,12 +37,15 @@ _swept_at: float | None = None
 _patient_until = 0.0
 
 
-def begin(give_up: Callable[[int], None]) -> None:
-    """Start this process's heart and sweeper. `give_up` is called with a thread whose run does not stop."""
+def begin(give_up: Callable[[int], None], patience: float) -> None:
+    """Start this process's heart and sweeper.
+
+    `give_up` is called with a thread whose run does not stop so many seconds after it was told.
+    """
     threads = (
-        ("heart", heart.beat, HEARTBEAT),
+        ("heart", heart.pulse, PULSE),
         ("fence", heart.fence_itself, 1.0),
-        ("stuck", partial(give_up_stuck, give_up), 1.0),
+        ("stuck", partial(give_up_stuck, give_up, patience), 0.5),
         ("sweeper", sweep, SWEEP),
     )
     for name, what, pause in threads:
@@ -52,7 +55,7 @@ def begin(give_up: Callable[[int], None]) -> None:
 def sweep() -> None:
     """Do everything once; a database that is away is waited for until the next time."""
     global _swept_at
-    with_database(lambda: WorkerBeat.beat(worker_name(), workplace.kind))
+    with_database(lambda: WorkerBeat.beat(worker_name(), workplace.kind, workplace.capacity, workplace.stuck))
     ended = with_database(_keep_promises)
     for execution in ended or ():
         announce_outside_end(execution)
@@ -64,11 +67,14 @@ def sweep() -> None:
     _swept_at = time.monotonic()
 
 
-def give_up_stuck(give_up: Callable[[int], None]) -> None:
+def give_up_stuck(give_up: Callable[[int], None], patience: float) -> None:
     """Give up the threads whose runs do not stop."""
-    for thread in heart.take_stuck():
+    for claim, thread in heart.stuck(patience):
+        # It may still be ours, where a database that was away stopped the run: no lease shall run out for that.
+        if with_database(Execution(id=claim.id, attempt=claim.attempt).hand_back):
+            logger.info("execution %s: handed back", claim.id)
+        heart.give_up(claim)
         give_up(thread)
-        logger.warning("%d threads of this worker are stuck", workplace.stuck)
 
 
 def _keep_promises() -> list[Execution] | None:
@@ -124,6 +130,8 @@ def _forever(what: Callable[[], None], pause: float) -> None:
             what()
         except DATABASE_AWAY as error:
             logger.warning("the database is away: %s", error)
+        except MemoryError:
+            pass  # a line in the log would need some as well; whoever has it is ended (main/confinement.py)
         except Exception:
             logger.exception("the %s stumbled", threading.current_thread().name)
         time.sleep(max(0.0, pause - (time.monotonic() - began)))

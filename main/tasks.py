@@ -4,22 +4,24 @@ import gc
 import importlib
 import logging
 import os
-import signal
 import threading
 import time
 import traceback
-from contextlib import suppress
 from typing import Any
 
+import psutil
+from billiard import active_children
+from celery.concurrency.asynpool import AsynPool
 from celery.signals import celeryd_after_setup, worker_process_init, worker_ready, worker_shutting_down
 from django.conf import settings
 
 from config.celery import app
-from main import bells, engine, sweeper
+from main import bells, descendants, engine, sweeper
 from main.chat_models import chat_model
+from main.confinement import Confinement, end_process
 from main.database import DATABASE_AWAY, with_database
 from main.errors import FlowError
-from main.leases import be_child_of, worker_prefix
+from main.leases import CPU_STOP_PATIENCE, STOP_PATIENCE, be_child_of, worker_prefix
 from main.models import Execution
 from main.registry import load_flows
 
@@ -27,6 +29,14 @@ logger = logging.getLogger(__name__)
 
 # Seconds that a stopped worker's runs have to come to their next step.
 GRACE = 2.0
+# Seconds after which a stopped worker is gone, also where the database or Redis hang.
+EXIT_PATIENCE = 4.0
+# Which share of its places in stuck threads is too much for an io worker. They take memory, and threads of Celery's.
+STUCK_SHARE = 0.5
+# Seconds in which a child that ended is replaced.
+REPLACEMENT = 0.5
+# Seconds between two looks for orphans.
+ORPHANS = 2.0
 
 # Read by the children of a prefork worker, and closed by their parent when it stops.
 _parent_pipe: tuple[int, int] | None = None
@@ -53,6 +63,9 @@ def _load(instance: Any, **_: Any) -> None:
         threading.Thread(target=_warm_up, name="warm-up").start()
     else:
         importlib.import_module("main.tracing")
+        descendants.adopt()
+        # Celery asks once when a child ends, mostly too early, and then every 5 s.
+        AsynPool.timers = property(lambda pool: {pool.maintain_pool: REPLACEMENT})  # type: ignore[assignment, method-assign]
         _parent_pipe = os.pipe()
         gc.collect()
         gc.freeze()  # children then share these pages: no collection writes to them
@@ -63,7 +76,9 @@ def _open_threads(sender: Any, **_: Any) -> None:
     """Begin in a worker that runs flows in its own threads; the children of the others begin by themselves."""
     if _runs_in_threads(sender.controller.pool_cls):
         engine.workplace.capacity = sender.controller.concurrency
-        sweeper.begin(give_up=engine.workplace.give_up)
+        sweeper.begin(give_up=_give_up_thread, patience=STOP_PATIENCE)
+    else:
+        threading.Thread(target=_end_orphans_forever, name="orphans", daemon=True).start()
 
 
 def _runs_in_threads(pool: type) -> bool:
@@ -84,8 +99,10 @@ def _warm_up() -> None:
 def _open_child(**_: Any) -> None:
     """Begin in a child of a prefork worker, which runs one flow at a time."""
     be_child_of(os.getppid())
+    descendants.adopt()
     engine.workplace.capacity = 1
-    sweeper.begin(give_up=_end_child)
+    engine.workplace.confinement = Confinement(settings.CPU_MEMORY_MB)
+    sweeper.begin(give_up=_end_child, patience=CPU_STOP_PATIENCE)
     threading.Thread(target=_close_with_parent, name="closing", daemon=True).start()
 
 
@@ -100,7 +117,45 @@ def _close_with_parent() -> None:
 
 def _end_child(thread: int) -> None:
     """End a child whose only run does not stop; the pool puts another in its place."""
-    os._exit(1)
+    end_process()
+
+
+def _end_orphans_forever() -> None:
+    """End what the children of a prefork worker leave behind that were killed: it has become ours."""
+    strangers = set[psutil.Process]()
+    while True:
+        time.sleep(ORPHANS)
+        try:
+            strangers = _end_orphans(strangers)
+        except Exception:
+            logger.exception("orphans could not be ended")
+
+
+def _end_orphans(seen: set[psutil.Process]) -> set[psutil.Process]:
+    """End what was seen before, too; return what is seen now. A child that is just being made looks like a stranger."""
+    known = {child.pid for child in active_children()}
+    strangers = {process for process in psutil.Process().children() if process.pid not in known}
+    for orphan in strangers & seen:
+        if orphan.status() != psutil.STATUS_ZOMBIE:
+            logger.warning(
+                "process %d is ended: the child of this worker that started it is gone", orphan.pid
+            )
+        descendants.end_tree(orphan)
+    return strangers
+
+
+def _give_up_thread(thread: int) -> None:
+    """Free the place of a thread that does not stop; where too many are stuck, have this worker started anew."""
+    place = engine.workplace
+    place.give_up(thread)
+    logger.warning(
+        "%d of %d threads of this worker are stuck in calls that do not end", place.stuck, place.capacity
+    )
+    if place.stuck > STUCK_SHARE * place.capacity:
+        logger.warning(
+            "too many threads are stuck: this worker hands back the rest and ends, to be started anew"
+        )
+        _hand_back_and_exit(code=1)
 
 
 @worker_shutting_down.connect
@@ -108,24 +163,33 @@ def _close(**_: Any) -> None:
     threading.Thread(target=_hand_back_and_exit, name="closing").start()
 
 
-def _hand_back_and_exit() -> None:
+def _hand_back_and_exit(code: int = 0) -> None:
     """Let runs come to their next step, hand back the rest, and go. Celery would wait for their end."""
+    patience = threading.Timer(EXIT_PATIENCE, _exit, [code])
+    patience.daemon = True
+    patience.start()
     try:
         engine.close()
         _close_children()
         _wait_for_runs(GRACE)
-        _kill_children()  # before the hand-back: none shall claim again what was handed back
-        for kind in with_database(lambda: Execution.hand_back_all(worker_prefix())):
-            bells.ring_now(kind)
+        descendants.kill()  # before the hand-back: no child shall claim again what was handed back
+        kinds = with_database(lambda: Execution.hand_back_all(worker_prefix()))
+        all(bells.ring_now(kind) for kind in kinds)  # up to the first bell that nobody hears
     except DATABASE_AWAY:
         logger.warning("the database is away: leases will run out by themselves")
     except Exception:
         logger.exception("the worker could not hand back what it ran")
     finally:
-        try:
-            _kill_children()
-        finally:
-            os._exit(0)
+        patience.cancel()
+        _exit(code)
+
+
+def _exit(code: int) -> None:
+    """End this process and all that it started, now."""
+    try:
+        descendants.kill()
+    finally:
+        os._exit(code)
 
 
 def _close_children() -> None:
@@ -139,12 +203,3 @@ def _wait_for_runs(seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until and with_database(lambda: Execution.is_any_held_by(worker_prefix())):
         time.sleep(0.1)
-
-
-def _kill_children() -> None:
-    from billiard import active_children
-
-    for child in active_children():
-        if child.pid:
-            with suppress(ProcessLookupError):  # it has just ended by itself
-                os.kill(child.pid, signal.SIGKILL)

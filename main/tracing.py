@@ -73,7 +73,7 @@ class Tracer(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         **kwargs: Any,
     ) -> None:
-        self.run.check()
+        self.run.confirm()
         name = kwargs.get("name") or ""
         self._begin(run_id, parent_run_id, name)
         model = (kwargs.get("metadata") or {}).get("ls_model_name") or name or "the model"

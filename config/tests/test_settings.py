@@ -169,11 +169,14 @@ def test_which_database_is_used(change: dict[str, str], host: str) -> None:
 
 
 def test_the_address_may_hold_options() -> None:
-    address = "postgres://user:secret@elsewhere/name?sslmode=require&connect_timeout=5"
+    address = (
+        "postgres://user:secret@elsewhere/name?sslmode=require&connect_timeout=5&options=-c%20work_mem%3D8MB"
+    )
     code, said = load_settings("settings.DATABASES['default']['OPTIONS']", DATABASE_URL=address)
     options = ast.literal_eval(said)
     assert (code, options["sslmode"], options["connect_timeout"]) == (0, "require", 5)
     assert options["pool"]["max_size"] == 10
+    assert options["options"] == "-c idle_in_transaction_session_timeout=5000 -c work_mem=8MB"
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,22 @@ def two_models_flow(run: Run, llm: ChatModel) -> str:
     return str(run.step("Ask its own", lambda: own.invoke("Tides?").text))
 
 
+@flow(public=True)
+def asking_flow(run: Run, llm: ChatModel) -> str:
+    """Ask the model three times in one step."""
+    return run.step("Ask", lambda: " ".join(llm.invoke("Tides?").text for _ in range(3)))
+
+
+@flow(public=True)
+def starving_flow(run: Run) -> None:
+    """Find no memory."""
+
+    def starve() -> None:
+        raise MemoryError
+
+    run.step("Starve", starve)
+
+
 @flow(title="Members only")
 def members_flow(run: Run) -> str:
     """Is not open to visitors."""

@@ -25,7 +25,7 @@ from config.processes import commands
 from config.tests.waiting import wait_until
 from main.registry import load_flows
 
-FLOWS = ["main.tests.page_flows", "main.tests.engine_flows", "main.tests.stream_flows"]
+FLOWS = [f"main.tests.{name}_flows" for name in ("page", "engine", "stream", "limits")]
 SNAPSHOT = dict[str, Any]
 GRACE = 6.0
 PATIENCE = 30.0
@@ -68,6 +68,8 @@ class Process:
         self.guard.wait(seconds)
 
     def restart(self) -> None:
+        if self.guard.stdin:
+            self.guard.stdin.close()
         self.start()
 
     @contextmanager
@@ -129,6 +131,7 @@ class Platform:
             "FLOW_MODULES": ",".join(FLOWS),
             "ANONYMOUS_STARTS_PER_MINUTE": "0",
             "DEMO_TOKEN_DELAY": "0.005",
+            "CPU_MEMORY_MB": "256",
             "PYTHONUNBUFFERED": "1",
             **settings_,
         }

@@ -534,7 +534,7 @@ def test_selected_executions_are_deleted(admin_pages: Client) -> None:
 def test_workers_are_listed_and_cannot_be_changed(
     admin_pages: Client, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
-    WorkerBeat.beat("host/1/2", "io")
+    WorkerBeat.beat("host/1/2", "io", capacity=32, stuck=7)
     WorkerBeat.beat("host/3/4", "cpu")
     with connection.cursor() as cursor:
         cursor.execute(
@@ -545,6 +545,7 @@ def test_workers_are_listed_and_cannot_be_changed(
     assert "host/1/2" in page
     assert " s ago" in page
     assert "silent for 2 min" in page
+    assert '<td class="field-capacity">32</td><td class="field-stuck">7</td>' in page
     assert admin_pages.get("/admin/main/workerbeat/add/").status_code == 403
     with django_assert_num_queries(4):
         admin_pages.get("/admin/main/workerbeat/")

@@ -15,9 +15,10 @@ import pytest
 from django.db import OperationalError, ProgrammingError, connection, transaction
 
 from config.tests.waiting import wait_until
-from main import bells, channel, database, engine, leases, sweeper, tasks
+from main import bells, channel, database, descendants, engine, leases, sweeper, tasks
 from main.channel import history, redis_client, stream_key
 from main.database import with_database
+from main.demo_model import DemoChatModel
 from main.engine import Workplace, execute, work
 from main.events import Entry as EntryView
 from main.events import Event
@@ -247,6 +248,46 @@ def test_without_redis_an_execution_goes_on(settings: Any) -> None:
         assert time.monotonic() - began < 3
     finally:
         redis_client.cache_clear()
+
+
+def test_a_cancelled_run_makes_no_further_model_call(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.CHAT_MODEL, settings.GEMINI_API_KEY, settings.DEMO_TOKEN_DELAY = "", "", 0.0
+    settings.REDIS_URL = "redis://127.0.0.1:1"  # nobody tells it, and its heart does not beat
+    redis_client.cache_clear()
+    execution = waiting("asking_flow")
+    asked: list[int] = []
+    answer = DemoChatModel._stream
+
+    def asked_once(*args: Any, **kwargs: Any) -> Any:
+        asked.append(1)
+        in_thread(fresh(execution).cancel).result(10)
+        return answer(*args, **kwargs)
+
+    monkeypatch.setattr(DemoChatModel, "_stream", asked_once)
+    try:
+        execute(claim())
+    finally:
+        redis_client.cache_clear()
+    assert len(asked) == 1
+    assert (fresh(execution).state, fresh(execution).steps.count()) == ("CANCELLED", 0)
+
+
+def test_a_model_is_asked_while_the_database_is_away(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.CHAT_MODEL, settings.GEMINI_API_KEY, settings.DEMO_TOKEN_DELAY = "", "", 0.0
+
+    def fail(claims: Any) -> None:
+        raise OperationalError
+
+    monkeypatch.setattr(Execution, "still_held", fail)
+    assert executed("asking_flow").state == "SUCCESS"
+
+
+def test_a_run_for_which_there_is_no_memory_fails_with_a_sentence() -> None:
+    execution = executed("starving_flow")
+    assert execution.error
+    assert (execution.error["type"], execution.error["retryable"]) == ("memory", False)
+    assert execution.error["message"] == "The flow needed more memory than there was for it."
+    assert [str(entry) for entry in execution.entries.all()] == ["▶ Starve"], "no further try"
 
 
 # A later attempt
@@ -559,8 +600,8 @@ def test_a_heart_that_cannot_beat_stops_its_runs(own: OwnHeart, monkeypatch: pyt
     own.beat()
     own.fence_itself()
     assert not run.is_stopped
-    with transaction.atomic():
-        Execution.objects.select_for_update().get(id=execution.id)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE main_execution")  # the database hangs
         beat = in_thread(own.beat)
         wait_for_lock()
         wait_until(lambda: is_stopped_by(own, run), 5)
@@ -646,17 +687,14 @@ def test_a_place_is_free_again_whatever_happens(
     assert workplace.free == 2
 
 
-def test_a_run_that_never_stops_loses_its_place(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(leases, "STOP_PATIENCE", 0.3)
+def test_a_run_that_never_stops_loses_its_place(workplace: Workplace, tmp_path: Path) -> None:
     hanging = waiting("stubborn_flow", folder=str(tmp_path))
     worker = in_thread(lambda: work(KIND))
     wait_until((tmp_path / "hang-1").exists)
     hanging.cancel()
     for _ in range(2):
         heart.beat()
-    sweeper.give_up_stuck(workplace.give_up)
+    sweeper.give_up_stuck(workplace.give_up, patience=10)
     assert (workplace.free, workplace.stuck) == (1, 0), "it has some time to stop"
     wait_until(lambda: is_free(workplace), 5)
     assert workplace.stuck == 1
@@ -667,8 +705,53 @@ def test_a_run_that_never_stops_loses_its_place(
 
 
 def is_free(workplace: Workplace) -> bool:
-    sweeper.give_up_stuck(workplace.give_up)
+    sweeper.give_up_stuck(workplace.give_up, patience=0.3)
     return workplace.free == 2
+
+
+def test_a_run_that_an_outage_stopped_and_that_hangs_is_handed_back(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hanging = waiting("stubborn_flow", folder=str(tmp_path))
+    worker = in_thread(lambda: work(KIND))
+    wait_until((tmp_path / "hang-1").exists)
+    monkeypatch.setattr(leases, "SELF_FENCE", 0.0)
+    heart.fence_itself()
+    heart.beat()
+    assert fresh(hanging).state == "RUNNING", "the database is back, and the lease is renewed"
+    wait_until(lambda: is_free(workplace), 5)
+    assert (fresh(hanging).state, fresh(hanging).crashes) == ("PENDING", 0)
+    (tmp_path / "open").touch()
+    worker.result(20)
+    assert fresh(hanging).state == "PENDING"
+
+
+def test_a_run_whose_flow_has_ended_is_not_stuck(own: OwnHeart) -> None:
+    execution = rows.claimed()
+    run = own.holds(execution)
+    with own.in_flow(execution):
+        run.stop("Enough.")
+        assert [claim for claim, _ in own.stuck(patience=0.0)] == [Claim(execution.id, 1)]
+    assert own.stuck(patience=0.0) == [], "it waits for the database, to hand back"
+
+
+def test_a_lost_lease_is_seen_between_two_renewals(own: OwnHeart) -> None:
+    kept, lost = rows.claimed(), rows.claimed()
+    run, lost_run = own.holds(kept), own.holds(lost)
+    let_expire(kept)
+    lost.cancel()
+    own.pulse()
+    assert (run.is_stopped, lost_run.is_stopped) == (False, True)
+    assert not Execution.objects.filter(lease_until__gt=datetime.now(UTC)).exists(), "nothing is renewed yet"
+
+
+def test_a_pulse_renews_when_that_is_due(own: OwnHeart, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = rows.claimed()
+    own.holds(kept)
+    let_expire(kept)
+    monkeypatch.setattr(own, "_renewed_at", time.monotonic() - leases.HEARTBEAT)
+    own.pulse()
+    assert Execution.objects.get(lease_until__gt=datetime.now(UTC)) == kept
 
 
 def test_a_heart_tells_of_a_lost_lease_once(own: OwnHeart, caplog: pytest.LogCaptureFixture) -> None:
@@ -699,10 +782,41 @@ def test_a_worker_that_cannot_hand_back_ends_all_the_same(
         raise error
 
     monkeypatch.setattr(Execution, "hand_back_all", fail)
-    monkeypatch.setattr(tasks, "_kill_children", lambda: ended.append("children"))
+    monkeypatch.setattr(descendants, "kill", lambda: ended.append("children"))
     monkeypatch.setattr(os, "_exit", ended.append)
     tasks._hand_back_and_exit()
     assert ended == ["children", "children", 0]
+
+
+def test_a_worker_ends_in_time_where_the_database_hangs(
+    monkeypatch: pytest.MonkeyPatch, workplace: Workplace
+) -> None:
+    ended: list[float] = []
+    answered = threading.Event()
+    monkeypatch.setattr(tasks, "EXIT_PATIENCE", 0.2)
+    monkeypatch.setattr(descendants, "kill", lambda: None)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.append(code))
+    monkeypatch.setattr(Execution, "is_any_held_by", lambda worker: answered.wait(20) and False)
+    closing = in_thread(tasks._hand_back_and_exit)
+    wait_until(lambda: ended == [0], 5)
+    answered.set()
+    closing.result(10)
+
+
+def test_more_than_half_of_the_places_stuck_are_too_many(
+    monkeypatch: pytest.MonkeyPatch, workplace: Workplace
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(tasks, "_hand_back_and_exit", lambda code: ended.append(code))
+    workplace.capacity = 4
+    for thread in (1, 2, 3):
+        workplace._busy.add(thread)
+        assert ended == []
+        tasks._give_up_thread(thread)
+    assert (workplace.stuck, ended) == (3, [1])
+    sweeper.sweep()
+    beat = WorkerBeat.objects.get()
+    assert (beat.capacity, beat.stuck) == (4, 3)
 
 
 # Sweeping

@@ -1,5 +1,6 @@
 """classify_error: whatever is raised, a person reads a sentence and no secret."""
 
+import errno
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -105,6 +106,14 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
         raise error from cause
     except BaseException as caught:  # noqa: BLE001
         return caught
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "SECRET"), RuntimeError("no table")])
+def test_a_want_of_memory_is_told_whatever_it_is_wrapped_in(error: BaseException) -> None:
+    cause = MemoryError() if isinstance(error, RuntimeError) else None
+    failure = classify_error(raised(error, cause))
+    assert (failure.type, failure.retryable) == ("memory", False)
+    assert "SECRET" not in failure.message
 
 
 def test_a_flow_speaks_for_itself() -> None:

@@ -1,5 +1,7 @@
 """The verbs that change an execution's state, alone and against each other."""
 
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,6 +12,8 @@ import orjson
 import pytest
 from django.db import transaction
 
+from config.tests.waiting import wait_until
+from main.database import with_database
 from main.events import ErrorDetail
 from main.models import LEASE, MAX_CRASHES, Claim, Entry, Execution, Fenced, Step
 from main.registry import FLOW_REGISTRY, load_flows
@@ -200,6 +204,27 @@ def test_a_row_that_is_locked_holds_up_no_heartbeat() -> None:
         assert in_thread(Execution.take_back).result(10) == [], "nobody takes back what is being written to"
     assert Execution.renew_leases(held) == kept
     assert seconds_from_now(fresh(locked).lease_until) > LEASE - 5
+
+
+def test_who_hangs_in_a_transaction_loses_the_row_that_it_has_locked() -> None:
+    frozen, began = claimed(), time.monotonic()
+    let_expire(frozen)
+
+    def hang() -> None:
+        with frozen.fence():
+            is_held.set()
+            is_free.wait(20)
+            frozen.entries.count()
+
+    is_held, is_free = threading.Event(), threading.Event()
+    worker = in_thread(lambda: with_database(hang, patience=20))
+    assert is_held.wait(10)
+    wait_until(lambda: worker.done() or Execution.take_back(), 10)
+    assert 4 < time.monotonic() - began < 8
+    assert (fresh(frozen).state, fresh(frozen).crashes) == ("PENDING", 1)
+    is_free.set()
+    with pytest.raises(Fenced):  # it tries again, as where the database was away
+        worker.result(10)
 
 
 def test_what_is_still_held_is_told_without_a_renewal() -> None:

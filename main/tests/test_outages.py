@@ -375,6 +375,24 @@ def test_a_stopped_worker_hands_its_run_back(platform: Platform, visitor: Visito
     assert Execution.objects.get(id=task_id).crashes == 0
 
 
+@pytest.mark.parametrize("hung", ["redis", "postgres"])
+def test_a_worker_is_stopped_in_time_where_a_server_hangs(
+    island: Island, islander: Visitor, tmp_path: Path, hung: str
+) -> None:
+    task_id = islander.start("stubborn_flow", folder=str(tmp_path))
+    wait_until((tmp_path / "hang-1").exists, 20)
+    worker = island.platform["worker-io"]
+    try:
+        with island.paused(getattr(island, hung)):
+            worker.stop(seconds=5.5)
+        assert "could not hand back" not in worker.log.read_text()
+        if hung == "redis":
+            assert islander.details(task_id)["state"] == "PENDING", "it is handed back all the same"
+    finally:
+        worker.restart()
+    islander.post(f"/api/v1/executions/{task_id}/cancel").raise_for_status()
+
+
 def test_a_stopped_cpu_worker_ends_its_runs_at_their_next_step(
     platform: Platform, visitor: Visitor, tmp_path: Path
 ) -> None:

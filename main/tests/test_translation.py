@@ -19,7 +19,7 @@ IN_TEMPLATES = re.compile(r"""{% translate (?:"([^"]+)"|'([^']+)')""")
 IN_SCRIPTS = re.compile(r'n?gettext(?:_noop)?\(\s*"((?:[^"\\]|\\.)+)"')
 SENTENCES = Path(settings.BASE_DIR) / "static/js/sentences.js"
 # Where sentences are written that snapshots carry to the page.
-TELLING = ("errors", "events", "models", "tracing", "engine", "run", "gemini", "chat_models")
+TELLING = ("errors", "events", "models", "tracing", "engine", "confinement", "run", "gemini", "chat_models")
 # Meant for whoever writes a flow, and shown as they are.
 FOR_AUTHORS = re.compile("^(A step was begun|The step “|What the step “)")
 

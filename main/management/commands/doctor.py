@@ -15,7 +15,7 @@ from django.core import checks
 from django.core.management import BaseCommand, CommandParser
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
-from django.db.models import DurationField, ExpressionWrapper, F
+from django.db.models import DurationField, ExpressionWrapper, F, QuerySet, Sum
 from django.db.models.functions import Now
 
 from config import embedded
@@ -136,7 +136,15 @@ def worker(kind: str, host: str = "") -> Finding:
         return Finding(
             f"{waiting} executions have waited over {WAITING} s.", "Start more workers, or see their logs."
         )
-    return Finding(f"asked for work {seconds} s ago.")
+    return Finding(f"asked for work {seconds} s ago.{stuck_threads(beats)}")
+
+
+def stuck_threads(beats: QuerySet[WorkerBeat]) -> str:
+    present = beats.filter(beat_at__gt=Now() - timedelta(seconds=SILENCE))
+    places: dict[str, int] = present.aggregate(stuck=Sum("stuck", default=0), all=Sum("capacity", default=0))
+    if not places["stuck"]:
+        return ""
+    return f" {places['stuck']} threads, for {places['all']} places, are stuck in calls that do not end."
 
 
 def gemini_key() -> Finding:
