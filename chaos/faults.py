@@ -116,7 +116,7 @@ async def victim(world: World, kind: str) -> tuple[Process, int, list[Held]]:
 
 def candidates(world: World, kind: str, held: list[Held]) -> Iterator[tuple[Process, int, list[Held]]]:
     for process in world.of_kind(kind):
-        if pid := process.pid:
+        if (pid := process.pid) and not process.is_frozen:
             its = [each for each in held if each.is_held_by(pid)]
             if all(each.crashes <= MOST_CRASHES for each in its):
                 yield process, pid, its

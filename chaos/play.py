@@ -97,7 +97,7 @@ class Play:
         self.facts = Facts()
         self._tell = tell
         self._began = time.monotonic()
-        self._watchers: list[asyncio.Task[None]] = []
+        self._watchers: dict[str, asyncio.Task[None]] = {}
 
     async def play(self, executions: list[Start], planned: list[Planned], patience: float) -> Facts:
         """Let it all happen; wait some seconds at most for the executions to end; return what is known then."""
@@ -121,7 +121,7 @@ class Play:
         log = self.world.place.logs / f"watcher-{task_id}.log"
         started = Started(start, task_id, Watching(self.world.client, task_id, log))
         self.facts.started.append(started)
-        self._watchers.append(asyncio.create_task(started.watching.watch()))
+        self._watchers[task_id] = asyncio.create_task(started.watching.watch())
         if start.cancel_after is not None:
             await asyncio.sleep(start.cancel_after)
             started.is_cancel_asked = True
@@ -157,10 +157,12 @@ class Play:
         until = time.monotonic() + patience
         while ids & await self.world.records.unended() and time.monotonic() < until:
             await asyncio.sleep(0.5)
-        if self._watchers:
-            await asyncio.wait(self._watchers, timeout=WATCH_PATIENCE)
-        for watcher in self._watchers:
+        stuck = ids & await self.world.records.unended()
+        if told := [watcher for id_, watcher in self._watchers.items() if id_ not in stuck]:
+            await asyncio.wait(told, timeout=WATCH_PATIENCE)
+        for watcher in self._watchers.values():
             watcher.cancel()
+        await asyncio.gather(*self._watchers.values(), return_exceptions=True)
 
     async def _look(self) -> None:
         """Read everything, and let somebody come late to everything that was started."""

@@ -36,6 +36,7 @@ class Process:
     started: int = 0
     guard: asyncio.subprocess.Process | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    is_frozen: bool = False
 
     @property
     def kind(self) -> str:
@@ -116,9 +117,11 @@ class Process:
 
     def freeze(self) -> None:
         """Stop the process and its children, as a machine that hangs would."""
+        self.is_frozen = True
         self._signal_group(signal.SIGSTOP)
 
     def resume(self) -> None:
+        self.is_frozen = False
         self._signal_group(signal.SIGCONT)
 
     def _signal_group(self, number: signal.Signals) -> None:
