@@ -52,6 +52,7 @@ elif "*" in ALLOWED_HOSTS:
 INSTALLED_APPS = [
     "accounts",
     "main",
+    "ops",
     "django.contrib.admin.apps.SimpleAdminConfig",  # config/urls.py finds the admins: workers need none
     "django.contrib.auth",
     "django.contrib.contenttypes",

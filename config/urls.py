@@ -10,6 +10,7 @@ from django.views.generic import RedirectView
 from django.views.i18n import JavaScriptCatalog
 
 from main import views
+from ops import views as ops
 
 
 def both(route: str, view: Callable[..., Any], name: str) -> list[URLPattern]:
@@ -31,6 +32,13 @@ urlpatterns = [
     *both("api/v1/executions/<str:execution_id>/cancel", views.Cancel.as_view(), "cancel"),
     *both("api/v1/executions/<str:execution_id>/run-again", views.RunAgain.as_view(), "run_again"),
     *both("api/v1/executions/<str:execution_id>/entry", views.EntryDetail.as_view(), "entry"),
+    *both("api/v1/ops/queues", ops.Queues.as_view(), "queues"),
+    *both("api/v1/ops/queues/<str:name>/purge", ops.Purge.as_view(), "purge"),
+    *both("api/v1/ops/dead-letters", ops.DeadLetters.as_view(), "dead_letters"),
+    *both("api/v1/ops/dead-letters/requeue", ops.RequeueMany.as_view(), "requeue_many"),
+    *both("api/v1/ops/dead-letters/drop", ops.DropMany.as_view(), "drop_many"),
+    *both("api/v1/ops/dead-letters/<str:execution_id>/requeue", ops.Requeue.as_view(), "requeue"),
+    *both("api/v1/ops/dead-letters/<str:execution_id>/drop", ops.Drop.as_view(), "drop"),
     *both("docs/", views.document, "documents"),
     *both("docs/<slug:name>/", views.document, "document"),
     *both("health/", views.health, "health"),

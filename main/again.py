@@ -1,12 +1,12 @@
 """Run again: a new execution linked to the old one, from the start or from the failed step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from main.api import Conflict
+from main.api import Conflict, Invalid
 from main.availability import why_unavailable
 from main.checkpoints import copy_checkpoints
 from main.models import Entry, Execution, Step
@@ -54,9 +54,23 @@ WAYS: dict[str, Callable[[Execution], Execution]] = {
 def requeue(execution: Execution, way: Callable[[Execution], Execution]) -> Execution:
     """Run a dead letter again, once; raises as that does, and Conflict where it is no dead letter any more."""
     with transaction.atomic():
-        if not execution.settle():
-            raise Conflict(_("The execution is no dead letter, or not any more."))
+        drop(execution)
         return way(execution)
+
+
+def drop(execution: Execution) -> None:
+    """Take a dead letter off their list, once; raises Conflict where it is none any more."""
+    if not execution.settle():
+        raise Conflict(_("The execution is no dead letter, or not any more."))
+
+
+def requested_way(body: Mapping[str, Any], default: str) -> Callable[[Execution], Execution]:
+    """Return the way that "from" in a request names; raises Invalid for one that there is not."""
+    way = WAYS.get(str(body.get("from", default)))
+    if way is None:
+        sentence = _("“from” is one of %(ways)s.") % {"ways": ", ".join(WAYS)}
+        raise Invalid(sentence, {"from": [sentence]})
+    return way
 
 
 def _start(execution: Execution, **fields: Any) -> Execution:

@@ -57,7 +57,7 @@ MARKS = {"PENDING": "…", "RUNNING": "▶", "SUCCESS": "✓", "FAILURE": "✗",
 class ExecutionList(ChangeList):
     """The list, which leaves in the database what it does not show."""
 
-    heavy_fields = ("inputs", "result", "error", "usage")
+    heavy_fields: ClassVar[tuple[str, ...]] = ("inputs", "result", "error", "usage")
 
     def get_queryset(self, *args: Any, **options: Any) -> QuerySet[Execution]:
         found: QuerySet[Execution] = super().get_queryset(*args, **options)

@@ -20,7 +20,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from main import docs
-from main.again import START, WAYS
+from main.again import REFUSALS, START, requested_way
 from main.api import Conflict, Invalid, count_start, problem, safe_only, wants_page
 from main.availability import why_unavailable
 from main.channel import history, latest
@@ -376,16 +376,13 @@ class RunAgain(APIView):
 
     def post(self, request: Request, execution_id: str) -> Response:
         execution = _visible(request, execution_id)
-        way = WAYS.get(str(_body(request).get("from", START)))
-        if way is None:
-            sentence = _("“from” is one of %(ways)s.") % {"ways": ", ".join(WAYS)}
-            raise Invalid(sentence, {"from": [sentence]})
+        way = requested_way(_body(request), default=START)
         if not execution.is_final:
             raise Conflict(_("The execution has not ended yet."))
         count_start(request)
         try:
             started = way(execution)
-        except (UnknownFlowError, InputError) as error:
+        except REFUSALS as error:
             raise Conflict(str(error)) from None
         return Response({"task_id": str(started.id)})
 
