@@ -39,6 +39,12 @@ isolate_settings()
 django.setup()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let each process of pytest-xdist have settings, databases and a platform of its own, for the same reason."""
+    if config.getoption("numprocesses", None):
+        del os.environ["DJANGO_SETTINGS_MODULE"]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave the browser to the end: its event loop stays in this thread, and other tests need one of their own."""
     items.sort(key=lambda item: "browser" in getattr(item, "fixturenames", ()))
