@@ -83,8 +83,8 @@ def parent_flow(run: Run, folder: str, seconds: int = 100) -> str:
     """Start a process that starts another out of sight, and wait for it."""
     hidden = f"setsid sh -c 'echo $$ > {folder}/hidden; sleep 1000'"
     script = f"{hidden} & echo $PPID > {folder}/run; echo $$ > {folder}/seen; sleep {seconds}"
-    for path in Path(folder).iterdir():
-        path.rename(f"{path}-before")
+    for name in ("seen", "hidden"):  # of an earlier attempt
+        (Path(folder) / name).unlink(missing_ok=True)
     subprocess.run(["sh", "-c", script], check=False)
     time.sleep(seconds)
     return "waited"
