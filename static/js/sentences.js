@@ -22,6 +22,8 @@ const SENTENCES = [
   gettext_noop("The execution waited for a worker longer than it may, and was not run."),
   // Failures
   gettext_noop("The flow failed because of an error in its code. The server's log has the details."),
+  gettext_noop("The flow needed more than the %(megabytes)s MB of memory that an execution may use."),
+  gettext_noop("The flow needed more memory than there was for it."),
   gettext_noop("%(provider)s did not answer in time. Try again in a moment."),
   gettext_noop("The database could not be reached. Try again in a moment."),
   gettext_noop("%(provider)s could not be reached or has trouble of its own. Try again in a moment."),
