@@ -24,9 +24,18 @@ RETRIES = 40
 def ask(run: Run, step: str, seconds: float) -> str:
     """Let the provider work for some seconds; return the mark of this call."""
     asked = {"execution": run.id, "step": step, "attempt": run.attempt, "seconds": seconds}
-    answer = _post("/work", asked, seconds, {})
-    run.log(answer)  # an entry that differs where the step is done again
-    return answer
+    return _post("/work", asked, seconds, {})
+
+
+def ask_and_log(run: Run, step: str, seconds: float) -> str:
+    """The same, and show the mark: an entry that differs where the step is done again.
+
+    Other flows do without, because a run that was told to stop does so where it logs: a worker that wakes up
+    would not come to its late write.
+    """
+    mark = ask(run, step, seconds)
+    run.log(mark)
+    return mark
 
 
 def apply(run: Run, effect: str, key: str, seconds: float) -> str:

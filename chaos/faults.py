@@ -26,7 +26,12 @@ VICTIM_PATIENCE, END_PATIENCE = 25.0, 10.0
 MOST_CRASHES = 1
 # Where Debian's package libfaketime has it.
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
-CLOCK = {"LD_PRELOAD": str(FAKETIME), "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+CLOCK = {
+    "LD_PRELOAD": str(FAKETIME),
+    "DONT_FAKE_MONOTONIC": "1",
+    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    "PYTHONPATH": str(Path(__file__).with_name("clock")),
+}
 
 
 class NoVictim(Exception):
@@ -68,7 +73,6 @@ class Fault:
 
 Action = Callable[[World, Fault], Awaitable[None]]
 ACTIONS: dict[Kind, Action] = {}
-KINDS = ACTIONS.keys()
 
 
 def kind(
@@ -84,10 +88,6 @@ def kind(
     made = Kind(name, frozenset(resources.split()), lasts, lasts_long or lasts, costs_attempt, limit)
     ACTIONS[made] = action
     return made
-
-
-def kind_named(name: str) -> Kind:
-    return next(each for each in KINDS if each.name == name)
 
 
 async def happen(world: World, fault: Fault) -> None:
@@ -325,10 +325,8 @@ async def harm_provider(flag: str, world: World, fault: Fault) -> None:
 # Seconds in which what a killed worker held has to go on.
 RECOVERY = 20.0
 
-KILL_IO = kind("kill -9 io worker", "io", partial(kill, "io"), lasts=3, costs_attempt=True, limit=RECOVERY)
-KILL_CPU = kind(
-    "kill -9 cpu worker", "cpu", partial(kill, "cpu"), lasts=3, costs_attempt=True, limit=RECOVERY
-)
+kind("kill -9 io worker", "io", partial(kill, "io"), lasts=3, costs_attempt=True, limit=RECOVERY)
+kind("kill -9 cpu worker", "cpu", partial(kill, "cpu"), lasts=3, costs_attempt=True, limit=RECOVERY)
 kind(
     "kill -9 cpu child",
     "cpu",
@@ -343,7 +341,7 @@ kind("SIGTERM io worker", "io", partial(stop, "io"), lasts=6, costs_attempt=True
 kind("SIGTERM cpu worker", "cpu", partial(stop, "cpu"), lasts=6, costs_attempt=True)
 kind("SIGTERM cpu child", "cpu", partial(harm_child, signal.SIGTERM), lasts=1, costs_attempt=True)
 kind("SIGTERM web", "web", stop_web, lasts=5)
-FREEZE_IO = kind(
+kind(
     "frozen io worker",
     "io",
     partial(freeze, "io"),
@@ -380,3 +378,9 @@ kind("postgres hung", "postgres", partial(harm_connection, "postgres", Mode.HUNG
 kind("provider down", "provider", partial(harm_connection, "provider", Mode.CUT), lasts=6, lasts_long=12)
 kind("provider slow", "provider", partial(harm_provider, "slow"), lasts=6, lasts_long=12)
 kind("provider truncating", "provider", partial(harm_provider, "truncating"), lasts=6, lasts_long=12)
+
+KINDS = tuple(ACTIONS)
+
+
+def kind_named(name: str) -> Kind:
+    return next(each for each in KINDS if each.name == name)

@@ -1,6 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
-from chaos.asking import RETRIES, ask, told
+from chaos.asking import RETRIES, ask_and_log, told
 from main.registry import flow
 from main.run import Run
 
@@ -10,7 +10,7 @@ def branches_flow(run: Run, tag: str, seconds: float) -> dict[str, object]:
     """Do three steps at once, between one before and one after."""
 
     def do(name: str, share: float) -> str:
-        return run.step(name, lambda: ask(run, name, seconds * share))
+        return run.step(name, lambda: ask_and_log(run, name, seconds * share))
 
     first = do("Before", 0.25)
     branches = {"Left": 0.3, "Middle": 0.5, "Right": 0.4}

@@ -1,6 +1,6 @@
 import time
 
-from chaos.asking import RETRIES, ask, told
+from chaos.asking import RETRIES, ask_and_log, told
 from main.registry import flow
 from main.run import Run
 
@@ -16,7 +16,7 @@ def computing_flow(run: Run, tag: str, seconds: float) -> dict[str, object]:
         until = time.process_time() + COMPUTED
         while time.process_time() < until:
             sum(range(10_000))
-        return ask(run, name, seconds / 4)
+        return ask_and_log(run, name, seconds / 4)
 
     names = [f"Compute {number}" for number in range(1, 5)]
     return told(run, [run.step(name, lambda name=name: compute(name)) for name in names])

@@ -1,7 +1,7 @@
 import operator
 from typing import Annotated, Any, TypedDict
 
-from chaos.asking import RETRIES, ask, told
+from chaos.asking import RETRIES, ask_and_log, told
 from main.registry import flow
 from main.run import Run
 
@@ -16,7 +16,7 @@ def drawn_flow(run: Run, tag: str, seconds: float) -> dict[str, object]:
     from langgraph.graph import END, START, StateGraph
 
     def node(name: str) -> Any:
-        return lambda state: {"marks": [ask(run, name, seconds / 3)]}
+        return lambda state: {"marks": [ask_and_log(run, name, seconds / 3)]}
 
     graph = StateGraph(Marks)
     for name in ("Draw", "Left", "Right", "Frame"):

@@ -1,37 +1,75 @@
 """The harness sees: a build without a guarantee fails, and the same run of a whole one does not.
 
-Each world has a web server and two io workers. One worker is frozen for longer than its lease and wakes up again;
-at the same time the other is killed. The worlds run side by side, each with a database of its own.
+Each world has a web server and two io workers. One worker is frozen until another has taken over what it held, and
+wakes up again; at the same time the other is killed. The worlds run side by side, each with a database of its own.
 """
 
 import asyncio
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from chaos.faults import FREEZE_IO, KILL_IO
+from chaos.faults import ACTIONS, Fault, victim
 from chaos.play import Play, starts
 from chaos.processes import Shape
-from chaos.schedule import Planned
+from chaos.schedule import Kind, Planned
 from chaos.verdict import counts, judge
-from chaos.world import Place, prepare_database, running_world
+from chaos.world import Place, World, prepare_database, running_world
 from config import embedded
 from config.servers import Servers
 
 BUILDS = ("", "no_fence", "no_journal", "no_sweeper")
 SHAPE = Shape(web=1, io=2, cpu=0)
 FLOWS = ("steps_flow", "effects_flow", "branches_flow")
-EXECUTIONS = starts(seed=1, count=9, seconds=2.0, flows=FLOWS)
-# The frozen worker wakes up when others have taken over what it held.
-FAULTS = [Planned(4.0, FREEZE_IO, lasts=20.0), Planned(5.0, KILL_IO, lasts=1.0)]
-# Seconds after the last fault; a killed worker's leases have run out by then, twice.
-PATIENCE = 20.0
+EXECUTIONS = [
+    replace(start, seconds=7.0, cancel_after=None)
+    for start in starts(seed=1, count=8, seconds=1.0, flows=FLOWS)
+]
+# Seconds in which every execution has finished a step, in which leases run out, and in which all ends.
+STEP_PATIENCE, LEASE_PATIENCE, PATIENCE = 30.0, 25.0, 15.0
 
 pytestmark = pytest.mark.timeout(240)
+
+
+async def harm_both(world: World, fault: Fault) -> None:
+    """Freeze one worker and kill the other; wake the first when the other has taken over what it held."""
+    await become_true(lambda: has_each_finished_a_step(world), STEP_PATIENCE)
+    frozen, _, held = await victim(world, "io")
+    frozen.freeze()
+    other, _, others = await victim(world, "io")
+    fault.strike("both workers", [*held, *others])
+    await other.send(signal.SIGKILL)
+
+    async def are_taken_over() -> bool:
+        return not set(held) & set(await world.records.running())
+
+    await become_true(are_taken_over, LEASE_PATIENCE)
+    await asyncio.sleep(0.5)  # into the next step
+    frozen.resume()
+
+
+async def has_each_finished_a_step(world: World) -> bool:
+    running = await world.records.running()
+    stepped = {step.execution for step in await world.records.steps()}
+    return len(running) >= len(EXECUTIONS) and stepped >= {each.id for each in running}
+
+
+async def become_true(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:
+    """Return as soon as the condition holds, or after so many seconds."""
+    until = time.monotonic() + seconds
+    while not await condition() and time.monotonic() < until:
+        await asyncio.sleep(0.1)
+
+
+HARM = Kind("both workers harmed", frozenset({"io"}), lasts=20.0, lasts_long=20.0, costs_attempt=True)
+ACTIONS[HARM] = harm_both
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +102,11 @@ def copy_database(place: Place, name: str) -> None:
 
 async def run(place: Place, build: str) -> dict[str, int]:
     async with running_world(place, SHAPE, broken=build) as world:
-        facts = await Play(world, tell=lambda line: None).play(EXECUTIONS, FAULTS, PATIENCE)
+        facts = await Play(world, tell=lambda line: None).play(
+            EXECUTIONS, [Planned(1.0, HARM, 20.0)], PATIENCE
+        )
     assert len(facts.started) == len(EXECUTIONS) + 1
-    assert [fault.skipped for fault in facts.faults] == ["", ""]
+    assert not facts.faults[0].skipped
     findings = judge(facts)
     print(build or "whole", *findings, sep="\n")  # for the report of a test that fails
     return counts(findings)
