@@ -11,7 +11,7 @@ PRODUCTION = ENV_FILE=/dev/null DEVELOPMENT=false DATABASE_URL=django.db.backend
 	SECRET_KEY=only-for-this-check-FtYq3mRk8sVw2ZpLx7Nd5Hc9Jb4Gu6Ta1 ALLOWED_HOSTS=example.com
 DEVELOPMENT = ENV_FILE=/dev/null DEVELOPMENT=true DATABASE_URL=django.db.backends.dummy://
 
-.PHONY: run test lint format bench lock clean
+.PHONY: run test lint format bench chaos lock clean
 
 run:
 	@$(call install,requirements.txt)
@@ -38,6 +38,11 @@ format:
 bench:
 	@$(call install,requirements-dev.txt)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+# N executions and FAULTS faults; SEED repeats a run.
+chaos:
+	@$(call install,requirements-dev.txt)
+	@$(BIN)/python -m chaos $(if $(N),--n $(N)) $(if $(FAULTS),--faults $(FAULTS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # The development lock takes the versions of the other, so it holds all of that one too.
 lock:

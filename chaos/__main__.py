@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from chaos.faults import KINDS
+from chaos.faults import FAKETIME, KINDS
 from chaos.play import Play, starts
 from chaos.processes import Shape
 from chaos.report import summary
@@ -69,8 +69,7 @@ async def run(local_dir: Path, arguments: argparse.Namespace) -> bool:
             facts = await Play(world, say).play(executions, planned, PATIENCE)
     findings = judge(facts)
     print(f"\n{summary(facts, findings)}\nTook {time.monotonic() - began:.0f} s.", flush=True)
-    missing = [fault.skipped for fault in facts.faults if fault.skipped]
-    return not findings and not (missing and "CI" in os.environ)
+    return not findings and (FAKETIME.exists() or "CI" not in os.environ)
 
 
 def planned_faults(arguments: argparse.Namespace) -> list[Planned]:

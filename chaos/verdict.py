@@ -42,6 +42,7 @@ def judge(facts: Facts) -> list[Finding]:
     return [
         *(finding for started in facts.started for finding in judge_end(started, rows.get(started.id))),
         *(finding for started in facts.started for finding in judge_watching(started, rows.get(started.id))),
+        *judge_shown_steps(facts),
         *judge_starts(facts),
         *judge_effects(facts.calls),
         *judge_steps(facts.rows, facts.steps, facts.calls),
@@ -108,6 +109,20 @@ def judge_watching(started: Started, row: Row | None) -> Iterator[Finding]:
     if started.seen_later is None or not agrees(started.seen_later, row):
         shown = _brief(started.seen_later)
         yield Finding(CONTRADICTION, started.id, f"is shown later as {shown}, and is {_told(row)}")
+
+
+def judge_shown_steps(facts: Facts) -> Iterator[Finding]:
+    """Judge whether every step that is stored was shown as done at the end, at once and later."""
+    stored = defaultdict(list)
+    for step in facts.steps:
+        stored[step.execution].append(step.key)
+    for started in facts.started:
+        for shown in (started.watching.witness.final, started.seen_later):
+            states = {step["step"]: step["state"] for step in shown["details"]["steps"]} if shown else {}
+            for key in stored[started.id] if shown else []:
+                if states.get(key) != "done":
+                    sentence = f"“{key}” is done, and is shown as {states.get(key, 'nothing')} at the end"
+                    yield Finding(CONTRADICTION, started.id, sentence)
 
 
 def agrees(shown: Snapshot, row: Row) -> bool:

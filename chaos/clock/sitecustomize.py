@@ -6,10 +6,10 @@ clocks are wrong; our sleep is not.
 
 import select
 import time
-from typing import SupportsFloat
+from typing import SupportsIndex
 
 
-def sleep(seconds: SupportsFloat) -> None:
+def sleep(seconds: float | SupportsIndex) -> None:
     select.select((), (), (), float(seconds))
 
 

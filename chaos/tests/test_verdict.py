@@ -29,9 +29,10 @@ NOTES = [
     Note(4.0, "step", "1", 1, "RUNNING", "Pay", ""),
     Note(5.0, "execution", "1", 1, "SUCCESS", "", "e"),
 ]
+DONE = [{"step": "Look", "name": "Look", "state": "done"}, {"step": "Pay", "name": "Pay", "state": "done"}]
 SHOWN = {
     "state": "SUCCESS",
-    "details": {"progress": 100, "step_results": [], "steps": [], "final_result": RESULT},
+    "details": {"progress": 100, "step_results": [], "steps": DONE, "final_result": RESULT},
 }
 
 
@@ -70,7 +71,10 @@ def test_an_execution_that_is_not_there_is_lost() -> None:
 
 
 def test_a_failure_without_a_reason_is_a_loss() -> None:
-    shown = {"state": "FAILURE", "details": {"progress": 0, "step_results": [], "steps": [], "error": FAILED}}
+    shown = {
+        "state": "FAILURE",
+        "details": {"progress": 0, "step_results": [], "steps": DONE, "error": FAILED},
+    }
     row = ROW._replace(state="FAILURE", result=None, error=FAILED)
     assert counted(rows=[row], started=[started(shown, shown)]) == {"lost": 1}
 
@@ -118,6 +122,11 @@ def test_what_watchers_are_told_is_what_the_database_has() -> None:
     assert counted(started=[started(other)]) == {"watcher contradictions": 1}
     assert counted(started=[started(later=other)]) == {"watcher contradictions": 1}
     assert counted(started=[started(later=None)]) == {"watcher contradictions": 1}
+
+
+def test_what_is_stored_is_shown_as_done_at_the_end() -> None:
+    other = {"state": "SUCCESS", "details": {**SHOWN["details"], "steps": DONE[:1]}}  # type: ignore[dict-item]
+    assert counted(started=[started(other)]) == {"watcher contradictions": 1}
 
 
 def test_one_key_starts_one_execution() -> None:
