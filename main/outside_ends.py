@@ -21,17 +21,17 @@ def announce_outside_end(execution: Execution) -> None:
 
 
 def announce_outside_ends(executions: Iterable[Execution]) -> None:
-    """Tell the watchers of many. Of those that nobody has begun there is nothing to read first."""
-    new = []
+    """Tell the watchers of many. Of those that nobody has begun Redis knows nothing that would be read first."""
+    unbegun = []
     for execution in executions:
-        if execution.is_new:
-            new.append(_end_of_new(execution))
-        else:
+        if execution.attempt:
             announce_outside_end(execution)
-    announce_ends(new)
+        else:
+            unbegun.append(_end_of_unbegun(execution))
+    announce_ends(unbegun)
 
 
-def _end_of_new(execution: Execution) -> OutsideEnd:
+def _end_of_unbegun(execution: Execution) -> OutsideEnd:
     execution_id = str(execution.id)
-    before = Snapshot(url=page_address(execution_id))
+    before = Snapshot(url=page_address(execution_id)) if execution.is_new else execution.snapshot()
     return outside_end(execution_id, execution.attempt, execution.result_event(), before)

@@ -14,6 +14,7 @@ from main.channel import history
 from main.models import Entry, Execution, Step
 from main.tests.rows import KIND, at_once, claimed, step_record, waiting, without_sweepers
 from ops import queues
+from ops.tests.conftest import AWAY
 
 NAME = f"{KIND}.high"
 LOG: Any = {"type": "log", "step": "Ask", "n": 0, "message": "said"}
@@ -121,6 +122,21 @@ def test_what_was_handed_back_is_purged_with_what_it_has_shown(staff: Client) ->
     assert [entry["message"] for entry in told.entries.values()] == ["said"]
     assert Entry.objects.get().data["message"] == "said"
     assert told.error
+
+
+@pytest.mark.django_db
+def test_what_continues_another_is_purged_with_the_steps_it_kept(staff: Client) -> None:
+    failed = claimed(priority="high")
+    Step.record(failed, step_record(entries=[(1, LOG)]))
+    failed.finish(error=AWAY)  # type: ignore[arg-type]
+    started = waiting(priority="high", effect_scope=failed.id)
+    Step.copy(failed, started)
+    Entry.copy(failed, started)
+    assert purged(staff) == 1
+    told = history(str(started.id))
+    assert told
+    assert told.public() == Execution.objects.get(id=started.id).snapshot().public()
+    assert list(told.steps) == ["Ask"]
 
 
 @pytest.mark.django_db
