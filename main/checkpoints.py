@@ -88,8 +88,8 @@ def copy_checkpoints(from_execution_id: uuid.UUID, to_execution_id: uuid.UUID) -
 
 
 def _copy(table: type[_Kept]) -> str:
-    columns = [field.column for field in table._meta.local_concrete_fields if field.name != "execution"]
-    others = ", ".join(column for column in columns if column != "thread_id")
+    columns = {str(field.column) for field in table._meta.local_concrete_fields}
+    others = ", ".join(sorted(columns - {"thread_id", "execution_id"}))
     name = table._meta.db_table
     return (
         f"INSERT INTO {name} (thread_id, {others}) "  # noqa: S608 names of our own

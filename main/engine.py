@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db.models import Max
 
@@ -24,7 +24,10 @@ from main.events import ErrorDetail, EventId, Snapshot
 from main.leases import heart, worker_name
 from main.models import Claim, Entry, Execution, Fenced, Step, steps_of_last_success
 from main.registry import Flow, UnknownFlowError, get_flow
-from main.run import MAX_MESSAGE_LENGTH, Recorded, Run, StepRecord, Stopped, page_address
+from main.run import MAX_MESSAGE_LENGTH, NODE, Recorded, Run, StepRecord, Stopped, page_address
+
+if TYPE_CHECKING:
+    from main.checkpointer import Checkpointer
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +184,18 @@ class DatabaseJournal:
             return bool(with_database(partial(Execution.still_held, [claim])))
         except DATABASE_AWAY:  # for how long that is borne the heart knows
             return True
+
+    def nodes_in(self, key: str) -> dict[str, int]:
+        return {
+            node: recorded.position
+            for node, recorded in self._known.items()
+            if recorded.fingerprint == NODE and node.rpartition("/")[0] == key
+        }
+
+    def checkpointer(self, run: Run) -> "Checkpointer":
+        from main.checkpointer import Checkpointer  # LangGraph is large, and most flows have no graph
+
+        return Checkpointer(self._execution, run)
 
     def _load(self) -> dict[str, Recorded]:
         positions = dict(self._execution.entries.order_by().values_list("step").annotate(Max("position")))

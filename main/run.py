@@ -12,11 +12,12 @@ import random
 import re
 import string
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 from urllib.parse import quote, unquote
 
@@ -26,6 +27,9 @@ from main.events import MAX_NAME_LENGTH, MAX_STATUS_LENGTH, Entry, Event, withou
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+
+    from main.graphs import Thread
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -40,6 +44,10 @@ FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 # Seconds that a provider may ask to wait: nobody watches an execution that rests for longer.
 LONGEST_WAIT = 600.0
+# Seconds that a graph's checkpoint waits for the nodes before it to be written down; they take milliseconds.
+NODE_PATIENCE = 60.0
+# What the journal has for the fingerprint of a graph's node: LangGraph compares no inputs.
+NODE = "node"
 
 _NOTHING: Any = object()
 
@@ -85,13 +93,19 @@ class Journal(Protocol):
     def is_open(self) -> bool:
         """Say whether this attempt still has its execution, as far as that can be known."""
 
+    def nodes_in(self, key: str) -> Mapping[str, int]:
+        """Return the finished nodes that earlier attempts kept of a graph, by key, with the position of each."""
+
+    def checkpointer(self, run: "Run") -> "BaseCheckpointSaver[Any]":
+        """Return where LangGraph keeps what a graph's nodes did, each in one transaction with `run.keeping_node`."""
+
 
 class Channel(Protocol):
     def send(self, event: Event) -> None:
         """Tell the watchers. Never raises, never waits long: what is lost comes later as a snapshot."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Step:
     """A step that is being done: where its entries and tokens belong."""
 
@@ -101,6 +115,12 @@ class _Step:
     children: dict[str, int] = field(default_factory=dict)
     open: set[str] = field(default_factory=set)
     failed_tries: list[str] = field(default_factory=list)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    # The graph that this is or is in; where LangGraph is in it; a node was finished since the graph last failed.
+    graph: "_Step | None" = None
+    namespace: str = ""
+    superstep: int = 0
+    got_on: bool = False
 
 
 _current: ContextVar[_Step | None] = ContextVar("current_step", default=None)
@@ -134,6 +154,11 @@ class Run:
         self._lock = threading.Lock()
         self._top = _Step(key="", name="")
         self._left: dict[str, list[tuple[int, Entry]]] = {}
+        # Nodes of graphs that are begun and not written down, by LangGraph's id of their task.
+        self._nodes: dict[str, _Step] = {}
+        self._node_settled = threading.Condition(self._lock)
+        # Why a node could not be written down, by LangGraph's thread.
+        self._broken: dict[str, BaseException] = {}
         self._position = 0
         self._finished_steps: set[str] = set()
         self._progress = 0
@@ -164,7 +189,7 @@ class Run:
             recorded = self._journal.recall(step.key)
             if recorded:
                 return self._replayed(step, recorded, fingerprint)
-            return self._performed(step, what, input, fingerprint)
+            return self._performed(step, fingerprint, partial(_kept, self, step, what, input))
 
     def effect(self, name: str, call: Callable[[str], Result]) -> Result:
         """Do something to the world outside as a step, with a key by which its receiver knows it again.
@@ -178,7 +203,33 @@ class Run:
         with self._opened(name) as step:
             if recorded := self._journal.recall(step.key):
                 return cast(Result, self._replayed(step, recorded, ""))
-            return cast(Result, self._performed(step, call, _effect_key(self._effect_scope, step.key), ""))
+            key = _effect_key(self._effect_scope, step.key)
+            return cast(Result, self._performed(step, "", partial(_kept, self, step, call, key)))
+
+    def graph(self, graph: Any, input: Any, name: str = "Graph") -> Any:
+        """Run a LangGraph graph as a step, and return its final state.
+
+        `graph` is a StateGraph, or one that is compiled, as `create_agent` returns it. What its nodes write is
+        kept in PostgreSQL as soon as each has finished: when the execution is taken up again after a crash, and
+        when a node failed with what is worth a retry, only nodes that did not finish run again. Each run of a
+        node is a step inside this one. A state holds what LangGraph can keep without pickle: JSON, messages,
+        documents, and dataclasses, Pydantic models and enums from the top of a module.
+
+        Raises what a node raised; ResultError for a state that cannot be kept; FlowError where the graph takes
+        too many supersteps or asks a person (`interrupt`), where no one can answer; and what `step` raises.
+        """
+        with self._opened(name) as step:
+            from main.graphs import Thread
+
+            step.graph, step.namespace = step, ""
+            fingerprint = values.fingerprint(input)
+            saver = self._journal.checkpointer(self)
+            thread = Thread(graph, saver, thread_id=self._thread_id(step), fingerprint=fingerprint)
+            recorded = self._journal.recall(step.key)
+            if recorded:
+                self._accept(step, recorded, fingerprint)
+                return thread.final_state()
+            return self._performed(step, fingerprint, partial(self._advanced, step, thread, input))
 
     def status(self, text: str) -> None:
         """Say in one line what is going on now."""
@@ -284,9 +335,7 @@ class Run:
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[_Step]:
-        self.check()
-        if self._stop_at_step:
-            raise Stopped(self._stop_reason)
+        self._check_step()
         parent = self._here()
         step = self._new_step(parent, _as_name(name))
         token = _current.set(step)
@@ -296,6 +345,11 @@ class Run:
             _current.reset(token)
             with self._lock:
                 parent.open.discard(step.name)
+
+    def _check_step(self) -> None:
+        self.check()
+        if self._stop_at_step:
+            raise Stopped(self._stop_reason)
 
     def _new_step(self, parent: _Step, name: str) -> _Step:
         if not name.strip():
@@ -309,40 +363,42 @@ class Run:
                 )
             parent.open.add(name)
             ordinal = parent.children[name] = parent.children.get(name, 0) + 1
-        return _Step(key=_key(parent.key, name, ordinal), name=name)
+        return _Step(_key(parent.key, name, ordinal), name, graph=parent.graph, namespace=parent.namespace)
 
     def _replayed(self, step: _Step, recorded: Recorded, fingerprint: str) -> Any:
-        if recorded.fingerprint != fingerprint:
-            raise FlowError(
-                f"The step “{step.name}” was done before with another input. The flow takes another way than in its "
-                "earlier attempt: what it decides by must come from a step.",
-                type="flow",
-            )
-        with self._lock:
-            self._position = max(self._position, recorded.position)
-        self._count(step)
+        self._accept(step, recorded, fingerprint)
         try:
             return values.load(recorded.result)
         except Exception as error:
-            raise FlowError(
-                f"What the step “{step.name}” returned before cannot be read back: the flow's code has changed since. "
-                "Run it again from the start.",
-                type="flow",
-            ) from error
+            raise unreadable(step.name) from error
 
-    def _performed(self, step: _Step, what: Any, given: Any, fingerprint: str) -> Any:
-        started_at = datetime.now(UTC)
+    def _accept(self, step: _Step, recorded: Recorded, fingerprint: str) -> None:
+        """Take a step for done that an earlier attempt did; raises FlowError where that was another one."""
+        if recorded.fingerprint != fingerprint:
+            raise another_input(step.name)
+        with self._lock:
+            self._position = max(self._position, recorded.position)
+        self._count(step)
+
+    def _performed(self, step: _Step, fingerprint: str, do: Callable[[], tuple[Any, Any]]) -> Any:
+        """Do a step; `do` returns its result and what is kept of it."""
+        self._begin(step)
+        result, kept, tries = self._tried(step, do)
+        self._journal.record(self._record(step, fingerprint, kept, tries))
+        self._tell_step(step, "done")
+        return result
+
+    def _begin(self, step: _Step) -> None:
         self._tell_step(step, "running", restarted=self._begins_again(step))
         self.log(f"▶ {step.name}")
-        result, kept, tries = self._tried(step, what, given)
+
+    def _record(self, step: _Step, fingerprint: str, kept: Any = None, tries: int = 1) -> StepRecord:
         self._count(step)
         with self._lock:
             entries = list(step.entries)
-        self._journal.record(
-            StepRecord(step.key, step.name, fingerprint, kept, started_at, entries, self._progress, tries)
+        return StepRecord(
+            step.key, step.name, fingerprint, kept, step.started_at, entries, self._progress, tries
         )
-        self._tell_step(step, "done")
-        return result
 
     def _begins_again(self, step: _Step) -> bool:
         """Note that a step begins; say whether it had begun before, in this attempt or an earlier one."""
@@ -352,17 +408,19 @@ class Run:
             self._begun_steps.add(step.key)
             return again
 
-    def _tried(self, step: _Step, what: Any, given: Any) -> tuple[Any, Any, int]:
+    def _tried(self, step: _Step, do: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any, int]:
         """Do the step until it succeeds; return its result, what is kept of it, and the number of tries."""
         tries = 1
         while True:
             try:
-                result = _invoked(self, step, what, given)
-                return result, values.checked(result, step.name), tries
+                result, kept = do()
+                return result, kept, tries
             except Stopped:
                 raise
             except BaseException as error:
                 failure = classify_error(error)
+                if step.got_on:
+                    step.got_on, tries = False, 1  # each node of a graph has its own tries
                 asked_to_wait = (failure.retryable and failure.retry_after) or 0.0
                 if not failure.retryable or tries > self._step_retries or asked_to_wait > LONGEST_WAIT:
                     self._tell_step(step, "failed")
@@ -392,6 +450,134 @@ class Run:
         """Leave the entries of a failed step to the end of the execution, which keeps them."""
         with self._lock:
             self._left[step.key] = list(step.entries)
+
+    # How a graph is done
+
+    def _advanced(self, step: _Step, thread: "Thread", given: Any) -> tuple[Any, None]:
+        """Let a graph go on from its last checkpoint to its end. Its state is kept there, not in the journal."""
+        from main.tracing import Tracer
+
+        self._accept_nodes(step)
+        try:
+            return thread.advanced(given, Tracer(self, step.name), step.name), None
+        except Stopped:
+            raise
+        except BaseException:
+            self._fail_nodes(self._nodes_in(step))  # LangGraph said nothing more of them
+            raise
+
+    def _thread_id(self, step: _Step) -> str:
+        """Return the id of LangGraph's thread for the graph that a step is or is in."""
+        return f"{self.id}/{step.graph.key if step.graph else ''}"
+
+    def _accept_nodes(self, step: _Step) -> None:
+        """Take the nodes of a graph for done that earlier attempts finished: they are not met again."""
+        nodes = self._journal.nodes_in(step.key)
+        with self._lock:
+            self._finished_steps.update(nodes)
+            self._position = max([self._position, *nodes.values()])
+
+    def _nodes_in(self, step: _Step) -> list[_Step]:
+        with self._lock:
+            return [node for node in self._nodes.values() if node.key.startswith(f"{step.key}/")]
+
+    def _finishing(self, node: _Step) -> Iterator[list[StepRecord]]:
+        done = [*self._nodes_in(node), node]
+        try:
+            yield [self._record(each, NODE) for each in done]
+        except BaseException as error:
+            self._broken[self._thread_id(node)] = error
+            if isinstance(error, Stopped):
+                self._settle(done)
+            else:
+                self._fail_nodes(done)
+            raise
+        for each in done:
+            self._tell_step(each, "done")
+        self._settle(done)
+        if node.graph:
+            node.graph.got_on = True
+
+    def _fail_nodes(self, nodes: list[_Step]) -> None:
+        for node in nodes:
+            self._tell_step(node, "failed")
+            self._give_up(node)
+        self._settle(nodes)
+
+    def _settle(self, nodes: list[_Step]) -> None:
+        with self._node_settled:
+            self._nodes = {task: node for task, node in self._nodes.items() if node not in nodes}
+            self._node_settled.notify_all()
+
+    # What LangGraph calls, through tracing.py and the journal's checkpointer
+
+    @property
+    def here(self) -> str:
+        """The key of the step that is being done in this context."""
+        return self._here().key
+
+    def is_node(self, namespace: str) -> bool:
+        """Say whether what begins in one of LangGraph's namespaces is a node of a graph, and not inside of it."""
+        here = self._here()
+        return here.graph is not None and here.namespace != namespace
+
+    def begin_node(self, name: str, number: str, namespace: str, superstep: int) -> Callable[[], None]:
+        """Begin a node of a graph as a step in this context, and return what leaves it again.
+
+        `number` tells it from other runs of the node. It is finished, or has failed, by `keeping_node`.
+        """
+        self._check_step()
+        parent = self._here()
+        node = _Step(
+            key=_joined(parent.key, f"{_escaped(_as_name(name))}#{number}"),
+            name=_as_name(name),
+            graph=parent.graph,
+            namespace=namespace,
+            superstep=superstep,
+        )
+        with self._lock:
+            self._nodes[namespace.rpartition(":")[2]] = node
+        _current.set(node)
+        self._begin(node)
+        self._accept_nodes(node)
+        return partial(_go_back, parent)
+
+    @contextmanager
+    def keeping_node(self, task: str, *, failed: bool) -> Iterator[list[StepRecord]]:
+        """Let a node end: with what its block keeps, and the steps that it is given, the node is done.
+
+        A node inside of it that nobody keeps by itself (of a graph without checkpoints) is done with it.
+        """
+        with self._lock:
+            node = self._nodes.get(task)
+        if node is None:  # one of LangGraph's own, such as the start
+            yield []
+        elif failed:
+            yield []
+            self._fail_nodes([node])
+        else:
+            yield from self._finishing(node)
+
+    def await_nodes(self, thread_id: str, namespace: str, superstep: int) -> None:
+        """Wait until the nodes of a graph's superstep are written down; raises what hindered that.
+
+        LangGraph keeps what they wrote and the checkpoint after them at the same time. Were the checkpoint first,
+        a crash could leave a node that is not run again, and is not shown as done.
+        """
+
+        def are_settled() -> bool:
+            return not any(
+                node.superstep <= superstep
+                and node.namespace.rpartition("|")[0] == namespace
+                and self._thread_id(node) == thread_id
+                for node in self._nodes.values()
+            )
+
+        with self._node_settled:
+            if not self._node_settled.wait_for(are_settled, NODE_PATIENCE):
+                logger.warning("execution %s: nodes of superstep %d are not written down", self.id, superstep)
+        if error := self._broken.pop(thread_id, None):
+            raise error
 
     # How it is told
 
@@ -462,9 +648,16 @@ def _as_name(text: object) -> str:
 
 
 def _key(parent: str, name: str, ordinal: int) -> str:
-    """Return a step's key: the names on the way to it. A long way is replaced by its hash."""
-    own = re.sub("[%/#]", lambda found: f"%{ord(found[0]):02X}", name)
-    own += f"#{ordinal}" if ordinal > 1 else ""
+    """Return a step's key: the names on the way to it."""
+    return _joined(parent, _escaped(name) + (f"#{ordinal}" if ordinal > 1 else ""))
+
+
+def _escaped(name: str) -> str:
+    return re.sub("[%/#]", lambda found: f"%{ord(found[0]):02X}", name)
+
+
+def _joined(parent: str, own: str) -> str:
+    """Return the key of a step in another. A long way is replaced by its hash."""
     key = f"{parent}/{own}" if parent else own
     if len(key.encode()) <= MAX_KEY_BYTES:
         return key
@@ -482,6 +675,32 @@ def _effect_key(scope: str, step: str) -> str:
 def step_name(key: str) -> str:
     """Return the name that a step's key ends with."""
     return unquote(key.rpartition("/")[2].partition("#")[0])
+
+
+def another_input(name: str) -> FlowError:
+    return FlowError(
+        f"The step “{name}” was done before with another input. The flow takes another way than in its "
+        "earlier attempt: what it decides by must come from a step.",
+        type="flow",
+    )
+
+
+def unreadable(name: str) -> FlowError:
+    return FlowError(
+        f"What the step “{name}” returned before cannot be read back: the flow's code has changed since. "
+        "Run it again from the start.",
+        type="flow",
+    )
+
+
+def _go_back(step: _Step) -> None:
+    _current.set(step)
+
+
+def _kept(run: Run, step: _Step, what: Any, given: Any) -> tuple[Any, Any]:
+    """Return what a callable or a Runnable returns, and what the journal keeps of it."""
+    result = _invoked(run, step, what, given)
+    return result, values.checked(result, step.name)
 
 
 def _invoked(run: Run, step: _Step, what: Any, given: Any) -> Any:

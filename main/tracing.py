@@ -5,7 +5,7 @@ One handler, passed in the config of the step, sees everything below it, in any 
 
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -19,6 +19,9 @@ from main import values
 from main.run import Run
 
 Item = TypeVar("Item")
+
+# LangGraph's tag for what is not to be shown.
+HIDDEN = "langsmith:hidden"
 
 
 class Tracer(BaseCallbackHandler):
@@ -36,7 +39,10 @@ class Tracer(BaseCallbackHandler):
         self._tools: dict[UUID, str] = {}
         # Model calls that have not said anything yet.
         self._silent: set[UUID] = set()
-        self._text = _Turns(run)
+        # What writes into one step writes in turns; a step has a text of its own.
+        self._texts: dict[str, _Turns] = {}
+        # What leaves a node of a graph again, for every one that is under way.
+        self._leave: dict[UUID, Callable[[], None]] = {}
 
     # A handler with these two makes models stream under a plain `.invoke()`; the items pass as they are.
 
@@ -56,13 +62,18 @@ class Tracer(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         self.run.check()
-        self._begin(run_id, parent_run_id, kwargs.get("name") or "")
+        if self._is_node(kwargs):
+            self._begin_node(run_id, kwargs["metadata"])
+        else:
+            self._begin(run_id, parent_run_id, kwargs.get("name") or "")
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
         self._names.pop(run_id, None)
+        if leave := self._leave.pop(run_id, None):
+            leave()
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        self._names.pop(run_id, None)
+        self.on_chain_end(None, run_id=run_id)
 
     def on_chat_model_start(
         self,
@@ -166,6 +177,25 @@ class Tracer(BaseCallbackHandler):
         else:
             self._names[run_id] = self._names.get(parent_run_id, "") if parent_run_id else ""
 
+    def _is_node(self, started: dict[str, Any]) -> bool:
+        """Say whether a node of a graph begins. LangGraph's own nodes are hidden: no person made them."""
+        namespace: str = (started.get("metadata") or {}).get("langgraph_checkpoint_ns") or ""
+        return bool(namespace) and HIDDEN not in (started.get("tags") or ()) and self.run.is_node(namespace)
+
+    def _begin_node(self, run_id: UUID, metadata: dict[str, Any]) -> None:
+        self._leave[run_id] = self.run.begin_node(
+            metadata["langgraph_node"],
+            _number(metadata),
+            metadata["langgraph_checkpoint_ns"],
+            metadata["langgraph_step"],
+        )
+        self._names[run_id] = ""  # its tools are its own
+        self._texts.pop(self.run.here, None)  # begun again
+
+    @property
+    def _text(self) -> "_Turns":
+        return self._texts.setdefault(self.run.here, _Turns(self.run))
+
     def _end_text(self, run_id: UUID) -> None:
         self._names.pop(run_id, None)
         self._silent.discard(run_id)
@@ -208,6 +238,19 @@ class _Turns:
         if self._is_begun:
             self._run.token("\n\n")
         self._writer, self._is_begun = call, True
+
+
+def _number(metadata: dict[str, Any]) -> str:
+    """Return what tells a run of a graph's node from the others, the same in every attempt.
+
+    That is the superstep; of several tasks in one of them, which it is; and of several calls of a subgraph by one
+    node, which call.
+    """
+    path = metadata["langgraph_path"]
+    call = metadata["langgraph_checkpoint_ns"].split("|")[-2:][0]
+    number = str(metadata["langgraph_step"])
+    number += f".{path[-2] + 1}" if isinstance(path[-2], int) else ""
+    return number + (f"~{call}" if call.isdigit() else "")
 
 
 def _shown(output: Any) -> Any:

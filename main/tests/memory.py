@@ -6,9 +6,14 @@ from typing import Any
 import orjson
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
+from langgraph.checkpoint.memory import InMemorySaver
 
 from main.events import Entry, Event, Snapshot, fold
-from main.run import Recorded, Run, StepRecord
+from main.graphs import Writes, outcome
+from main.run import NODE, Recorded, Run, StepRecord
+from main.states import StateSerializer
 
 
 class Journal:
@@ -17,6 +22,7 @@ class Journal:
     def __init__(self) -> None:
         self.steps: list[StepRecord] = []
         self.large: list[tuple[int, Entry]] = []
+        self.checkpoints = InMemorySaver(serde=StateSerializer())
 
     def recall(self, key: str) -> Recorded | None:
         kept = next((step for step in self.steps if step.key == key), None)
@@ -31,12 +37,51 @@ class Journal:
     def is_open(self) -> bool:
         return True
 
+    def nodes_in(self, key: str) -> dict[str, int]:
+        return {
+            step.key: 0
+            for step in self.steps
+            if step.fingerprint == NODE and step.key.rpartition("/")[0] == key
+        }
+
+    def checkpointer(self, run: Run) -> "MemorySaver":
+        return MemorySaver(self, run)
+
     @property
     def keys(self) -> list[str]:
         return [step.key for step in self.steps]
 
     def __getitem__(self, key: str) -> StepRecord:
         return next(step for step in self.steps if step.key == key)
+
+
+class MemorySaver(InMemorySaver):
+    """Keeps checkpoints as PostgreSQL does: a node's writes with the node."""
+
+    def __init__(self, journal: Journal, run: Run) -> None:
+        super().__init__(serde=StateSerializer())
+        kept = journal.checkpoints
+        self.storage, self.writes, self.blobs = kept.storage, kept.writes, kept.blobs
+        self._journal = journal
+        self._run = run
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        thread = config["configurable"]
+        self._run.await_nodes(thread["thread_id"], thread["checkpoint_ns"], metadata["step"])
+        return super().put(config, checkpoint, metadata, new_versions)
+
+    def put_writes(self, config: RunnableConfig, writes: Writes, task_id: str, task_path: str = "") -> None:
+        writes, failed = outcome(writes)
+        with self._run.keeping_node(task_id, failed=failed) as steps:
+            super().put_writes(config, writes, task_id, task_path)
+            for step in steps:
+                self._journal.record(step)
 
 
 class Channel:

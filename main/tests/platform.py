@@ -25,7 +25,7 @@ from config.processes import commands
 from config.tests.waiting import wait_until
 from main.registry import load_flows
 
-FLOWS = [f"main.tests.{name}_flows" for name in ("page", "engine", "stream", "limits")]
+FLOWS = [f"main.tests.{name}_flows" for name in ("page", "engine", "graph", "stream", "limits")]
 SNAPSHOT = dict[str, Any]
 GRACE = 6.0
 PATIENCE = 30.0
