@@ -17,7 +17,7 @@ from pathlib import Path
 from chaos.faults import FAKETIME, KINDS
 from chaos.play import Play, starts
 from chaos.processes import Shape
-from chaos.report import summary
+from chaos.report import summary, uncaught
 from chaos.schedule import Planned, plan
 from chaos.verdict import judge
 from chaos.world import Place, prepare_database, running_world
@@ -68,6 +68,7 @@ async def run(local_dir: Path, arguments: argparse.Namespace) -> bool:
             print(f"Ready after {time.monotonic() - began:.0f} s. The faults take {until:.0f} s.", flush=True)
             facts = await Play(world, say).play(executions, planned, PATIENCE)
     findings = judge(facts)
+    print("", *uncaught(place.logs), sep="\n")
     print(f"\n{summary(facts, findings)}\nTook {time.monotonic() - began:.0f} s.", flush=True)
     return not findings and (FAKETIME.exists() or "CI" not in os.environ)
 

@@ -4,12 +4,17 @@ We ask it past the proxies. The triggers see what no look from outside could: wh
 at the moment when a step of it was stored.
 """
 
+import asyncio
+import time
 from typing import Any, NamedTuple
 
 import psycopg
 
 from chaos.provider import Mark, marks_in
 from config import embedded
+
+# Seconds that the database may take to come back.
+PATIENCE = 30.0
 
 AUDIT = """
 CREATE TABLE chaos_audit (
@@ -163,8 +168,16 @@ class Records:
         return [Note(at.timestamp(), *row) for at, *row in rows]
 
     async def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        async with await self._connect() as connection:
-            return await (await connection.execute(sql.encode(), parameters)).fetchall()
+        """Ask until the database answers: it may be restarting."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                async with await self._connect() as connection:
+                    return await (await connection.execute(sql.encode(), parameters)).fetchall()
+            except psycopg.OperationalError:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(0.1)
 
     async def _connect(self) -> "psycopg.AsyncConnection[tuple[Any, ...]]":
         return await psycopg.AsyncConnection.connect(

@@ -1,6 +1,8 @@
 """What a run tells: a table of the faults, and the counts that have to be 0."""
 
+from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 from chaos.play import Facts
 from chaos.verdict import COUNTED, Figures, Finding, counts, figures, slowest_start_without_redis
@@ -53,6 +55,17 @@ def summary(facts: Facts, findings: list[Finding]) -> str:
         ", ".join(f"{name}: {count}" for name, count in counts(findings).items()),
     ]
     return "\n".join(lines)
+
+
+def uncaught(logs: Path) -> list[str]:
+    """Return what ended threads of our processes: nothing should, whatever is away."""
+    found = Counter(
+        f"{log.stem}: {line}"
+        for log in sorted(logs.glob("*-[0-9].log"))
+        for line in log.read_text(errors="replace").splitlines()
+        if line.startswith("Exception in thread")
+    )
+    return [f"{line} ({count} times)" for line, count in found.items()]
 
 
 def told(findings: list[Finding]) -> list[str]:
