@@ -96,8 +96,8 @@ class Block {
     setText(this.turn, String(turn));
     if (this.element.dataset.state === state) return;
     this.element.dataset.state = state;
-    this.mark.replaceChildren(icon(STEP_STATES[state] ? state : "waiting"));
-    setText(this.state, `(${STEP_STATES[state]?.() ?? state})`);
+    this.mark.replaceChildren(...(state ? [icon(STEP_STATES[state] ? state : "waiting")] : []));
+    setText(this.state, state && `(${STEP_STATES[state]?.() ?? state})`);
   }
 
   /**
@@ -141,18 +141,29 @@ class Block {
 
 const keyOf = (step) => step.step ?? step.name;
 
+/** The key of the step that a step lies in, null at the top. One that begins with a hash stands for a long way. */
+function parentOf(key) {
+  const parent = key.slice(0, Math.max(0, key.lastIndexOf("/")));
+  return !parent || /^[0-9a-f]{16}$/.test(parent) ? null : parent;
+}
+
+/** The name that a step's key ends with, as main/run.py makes it. */
+const nameOf = (key) => decodeURIComponent(key.slice(key.lastIndexOf("/") + 1).replace(/#.*/, ""));
+
 /**
- * Every step's key with the key of the step that it lies in, null at the top: the nearest whose key its own begins
- * with. The server may tell a step after those inside it, or not at all where there are many.
+ * The steps by key, each after the one that it lies in. The server may tell that one later, as it ends later, or not
+ * at all: where it was not finished before it is run again, or where steps are many. Then nothing is said of its state.
  */
-function parents(keys) {
-  const known = new Set(keys);
-  const nearest = (key) => {
-    const end = key.lastIndexOf("/");
-    if (end < 0) return null;
-    return known.has(key.slice(0, end)) ? key.slice(0, end) : nearest(key.slice(0, end));
+function byKey(steps) {
+  const told = new Map(steps.map((step) => [keyOf(step), step]));
+  const known = new Map();
+  const add = (key) => {
+    const parent = parentOf(key);
+    if (parent !== null && !known.has(parent)) add(parent);
+    known.set(key, told.get(key) ?? { step: key, name: nameOf(key), state: "" });
   };
-  return new Map(keys.map((key) => [key, nearest(key)]));
+  for (const key of told.keys()) if (!known.has(key)) add(key);
+  return known;
 }
 
 /**
@@ -161,13 +172,12 @@ function parents(keys) {
  * answer, a loop's third round.
  */
 function arranged(entries, steps) {
-  const known = new Map(steps.map((step) => [keyOf(step), step]));
-  const parentOf = parents([...known.keys()]);
+  const known = byKey(steps);
   const roots = [];
   const nodes = new Map();
   const node = (key) => {
     if (!nodes.has(key)) {
-      const parent = parentOf.get(key);
+      const parent = parentOf(key);
       const beside = parent === null ? roots : node(parent).children;
       const turn = 1 + beside.filter(({ step }) => step?.name === known.get(key).name).length;
       nodes.set(key, { key, step: known.get(key), turn, entries: [], children: [] });
