@@ -305,10 +305,9 @@ def test_a_stale_attempt_puts_nothing_and_the_newest_does() -> None:
     stale = rows.claimed()
     assert stale.hand_back()
     newest = claim()
-    checkpoint = empty_checkpoint() | {
-        "channel_values": {"words": ["one"]},
-        "channel_versions": {"words": "1"},
-    }
+    values = {"words": ["one"], "text": "nul \x00", "number": float("inf"), "flag": True, "nothing": None}
+    versions = dict.fromkeys(values, "1")
+    checkpoint = empty_checkpoint() | {"channel_values": values, "channel_versions": versions}
     with pytest.raises(Fenced):
         put(stale, checkpoint)
     assert not any(table.objects.exists() for table in TABLES)
@@ -320,7 +319,9 @@ def test_a_stale_attempt_puts_nothing_and_the_newest_does() -> None:
 
 def put(execution: Execution, checkpoint: Any) -> None:
     config: Any = {"configurable": thread(execution)}
-    checkpointer(execution).put(config, checkpoint, {"source": "input", "step": -1}, {"words": "1"})
+    checkpointer(execution).put(
+        config, checkpoint, {"source": "input", "step": -1}, checkpoint["channel_versions"]
+    )
 
 
 @pytest.mark.django_db(transaction=True)

@@ -21,7 +21,7 @@ from langgraph.types import Command, RetryPolicy, Send, interrupt
 
 from main import run as run_module
 from main.errors import FlowError
-from main.run import Run, Stopped
+from main.run import Run, StepRecord, Stopped
 from main.tests.memory import Channel, Journal, shown
 from main.values import ResultError
 
@@ -330,6 +330,22 @@ def test_an_agent_is_a_graph(run: Run, journal: Journal, channel: Channel) -> No
     ]
     assert {event["step"] for event in channel.of("token")} == {"Agent/model#3"}
     assert channel.text == "Nothing there."
+
+
+def test_a_node_is_written_down_before_the_checkpoint_after_it(
+    run: Run, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[int] = []
+    record = journal.record
+
+    def record_late(step: StepRecord) -> None:
+        threading.Event().wait(0.05)  # as a slow database would
+        known.append(sum(len(checkpoints[""]) for checkpoints in journal.checkpoints.storage.values()))
+        record(step)
+
+    monkeypatch.setattr(journal, "record", record_late)
+    run.graph(line(Says("one"), Says("two")), {"words": []})
+    assert known == [2, 3, 4], "the input's, the start's, then one for each node"
 
 
 # A later attempt
