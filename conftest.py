@@ -10,6 +10,7 @@ from pathlib import Path
 
 import django
 import pytest
+from django.db import connection
 from django.test.utils import setup_databases
 from pytest_django.plugin import DjangoDbBlocker
 
@@ -63,3 +64,13 @@ def django_db_setup(
     """Make the test database even where no test is marked, for the platform's processes."""
     with django_db_blocker.unblock():
         setup_databases(verbosity=0, interactive=False)
+
+
+@pytest.fixture(autouse=True)
+def unhurried(request: pytest.FixtureRequest) -> None:
+    """Let a test that is one transaction be silent in it for as long as it likes (see the settings of DATABASES)."""
+    marker = request.node.get_closest_marker("django_db")
+    if marker and not marker.kwargs.get("transaction") and "transactional_db" not in request.fixturenames:
+        request.getfixturevalue("db")
+        with connection.cursor() as cursor:
+            cursor.execute("SET idle_in_transaction_session_timeout = 0")
