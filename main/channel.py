@@ -26,7 +26,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from main.events import LAST_SEQ, Event, EventId, Snapshot, fold
+from main.events import LAST_SEQ, Event, EventId, Snapshot, fold, merge
 from main.run import page_address
 
 logger = logging.getLogger(__name__)
@@ -300,7 +300,8 @@ def outside_end(execution_id: str, attempt: int, result: Event, before: Snapshot
 
 def announce_end(execution_id: str, attempt: int, result: Event, stored: Snapshot) -> None:
     """Tell watchers of an end that was decided outside of the attempt."""
-    announce_ends([outside_end(execution_id, attempt, result, history(execution_id) or stored)])
+    shown = history(execution_id)
+    announce_ends([outside_end(execution_id, attempt, result, merge(shown, stored) if shown else stored)])
 
 
 def announce_ends(ends: Iterable[OutsideEnd]) -> None:

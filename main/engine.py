@@ -20,7 +20,7 @@ from main.confinement import Confinement
 from main.database import DATABASE_AWAY, with_database
 from main.errors import FlowError, classify_error
 from main.events import Entry as EntryView
-from main.events import ErrorDetail, EventId, Snapshot
+from main.events import ErrorDetail, Snapshot, merge
 from main.leases import heart, worker_name
 from main.models import Claim, Entry, Execution, Fenced, Step, steps_of_last_success
 from main.registry import Flow, UnknownFlowError, get_flow
@@ -223,19 +223,16 @@ def _run_to_its_end(flow: Flow, execution: Execution, journal: DatabaseJournal, 
 
 
 def _go_on(execution: Execution, journal: DatabaseJournal, publisher: Publisher) -> None:
-    """Take up what earlier attempts did and showed."""
+    """Take up what earlier attempts did and showed. Redis may know less of it than PostgreSQL, or nothing."""
     journal.read()
-    known = history(str(execution.id))
-    begun = frozenset[str]()
-    if known and not known.is_final:
-        begun = frozenset(key for key, step in known.steps.items() if step["state"] == "running")
-    else:
-        known = with_database(execution.snapshot, journal.run)
-        known.id = EventId(execution.attempt, 0)
+    known = with_database(execution.snapshot, journal.run)
+    shown = history(str(execution.id))
+    if shown and not shown.is_final:
+        known = merge(shown, known)
+    begun = frozenset(key for key, step in known.steps.items() if step["state"] == "running")
     journal.run.go_on(known.progress, begun)
     publisher.snapshot = known
-    if not begun:
-        publisher.resume()
+    publisher.resume()
 
 
 def _confined(run: Run, fail: Callable[[FlowError], None]) -> AbstractContextManager[None]:

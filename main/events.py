@@ -194,24 +194,59 @@ def fold(snapshot: Snapshot, event: Event) -> Snapshot:
 def merge(snapshot: Snapshot, stored: Snapshot) -> Snapshot:
     """Add to a live snapshot what the stored one knows more; what was shown stays. Returns one of the two.
 
-    A stored end is final. The number stays the live one's, so that events which still come are folded.
+    Redis may be behind PostgreSQL, and PostgreSQL knows finished steps only: a step that either knows as done is
+    done, with the entries that are stored of it. A stored end is final. The number is the higher one, so that events
+    which still come are folded, and those of an attempt that was taken over are not.
     """
     if snapshot.is_final:
         return snapshot
+    entries = _merged_entries(snapshot, stored)
+    stored.entries, stored.entries_bytes = {}, 0
+    for entry in entries:
+        _add_entry(stored, entry)
+    stored.steps = _merged_steps(snapshot, stored)
+    _bound_steps(stored)
     stored.progress = max(snapshot.progress, stored.progress)
-    for key, entry in snapshot.entries.items():
-        if key not in stored.entries:
-            _add_entry(stored, entry)
-    for step, view in snapshot.steps.items():
-        stored.steps.setdefault(step, view)
-    if not stored.is_final:
-        stored.texts, stored.writing = snapshot.texts, snapshot.writing
-        stored.status = snapshot.status
+    stored.omitted = max(snapshot.omitted, stored.omitted)
+    stored.id = max(snapshot.id, stored.id)
     if stored.is_final:
         _end_steps(stored)
-    stored.omitted = max(snapshot.omitted, stored.omitted)
-    stored.id = snapshot.id
+    else:
+        _go_on_live(stored, snapshot)
     return stored
+
+
+def _merged_entries(snapshot: Snapshot, stored: Snapshot) -> list[Entry]:
+    """Return the entries of both: in the order that was shown, or at the end in the order that is stored."""
+    done = _done(stored)
+    # Of a step that was seen running only, and is done, what an earlier try said is replaced.
+    replaced = done - _done(snapshot) if not stored.omitted else set()
+    live = {key: entry for key, entry in snapshot.entries.items() if key[0] not in replaced}
+    more = {
+        key: entry for key, entry in stored.entries.items() if key[0] in done or key[0] not in snapshot.steps
+    }
+    return list(({**more, **live, **more} if stored.is_final else {**live, **more}).values())
+
+
+def _merged_steps(snapshot: Snapshot, stored: Snapshot) -> dict[str, StepView]:
+    shown_first = {} if stored.is_final else snapshot.steps
+    done = _done(stored)
+    finished = {key: view for key, view in stored.steps.items() if key in done}
+    return {**shown_first, **stored.steps, **snapshot.steps, **finished}
+
+
+def _done(snapshot: Snapshot) -> set[str]:
+    return {key for key, view in snapshot.steps.items() if view["state"] == "done"}
+
+
+def _go_on_live(stored: Snapshot, snapshot: Snapshot) -> None:
+    """Let what is being written go on; what waits for its next attempt has not gone back to where it began."""
+    done = _done(stored)
+    stored.texts = {step: parts for step, parts in snapshot.texts.items() if step not in done}
+    stored.writing = snapshot.writing if snapshot.writing in stored.texts else None
+    stored.status = snapshot.status
+    if snapshot.state == "PROGRESS":
+        stored.state = "PROGRESS"
 
 
 def without_large_data(data: Any, url: str) -> Any:
@@ -244,8 +279,7 @@ def _fold_step(snapshot: Snapshot, event: Event) -> None:
         snapshot.status = f"{event['name']} …"[:MAX_STATUS_LENGTH]
     _forget_text(snapshot, key)
     snapshot.steps[key] = step
-    while len(snapshot.steps) > MAX_STEPS or _steps_bytes(snapshot) > MAX_STEPS_BYTES:
-        del snapshot.steps[_least_wanted(snapshot.steps)]
+    _bound_steps(snapshot)
 
 
 def _fold_entry(snapshot: Snapshot, event: Event) -> None:
@@ -314,6 +348,11 @@ def _end_steps(snapshot: Snapshot) -> None:
     for key, step in snapshot.steps.items():
         if step["state"] == "running":
             snapshot.steps[key] = {**step, "state": "failed"}
+
+
+def _bound_steps(snapshot: Snapshot) -> None:
+    while len(snapshot.steps) > MAX_STEPS or _steps_bytes(snapshot) > MAX_STEPS_BYTES:
+        del snapshot.steps[_least_wanted(snapshot.steps)]
 
 
 def _least_wanted(steps: dict[str, StepView]) -> str:

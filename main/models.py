@@ -16,7 +16,7 @@ import random
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -519,6 +519,8 @@ class Execution(models.Model):
     def _events(self) -> Iterator[Event]:
         if self.state != self.State.PENDING:
             yield {"type": "state", "state": "PROGRESS", "status": "Running"}
+        elif self.attempt:  # it waits to be taken up again
+            yield {"type": "state", "state": "PROGRESS", "status": "Waiting for a worker"}
         steps = list(self.steps.only("execution_id", "key", "name", "progress"))
         for step in steps:
             yield {"type": "step", "step": step.key, "name": step.name, "state": "done"}
@@ -543,7 +545,9 @@ class Execution(models.Model):
 
     @property
     def contract_state(self) -> str:
-        """PENDING, PROGRESS, SUCCESS or FAILURE, as `/task-status/` shows it."""
+        """PENDING, PROGRESS, SUCCESS or FAILURE, as `/task-status/` shows it: what has begun makes progress."""
+        if self.state == self.State.PENDING and self.attempt:
+            return "PROGRESS"
         names = {self.State.RUNNING: "PROGRESS", self.State.CANCELLED: "FAILURE"}
         return names.get(self.State(self.state), self.state)
 
@@ -592,7 +596,7 @@ class Step(models.Model):
                 INSERT INTO main_step
                     (execution_id, key, name, attempt, tries, fingerprint, result, progress, started_at, finished_at)
                 SELECT id, %(key)s, %(name)s, attempt, %(tries)s, %(fingerprint)s, %(result)s::jsonb, %(progress)s,
-                    %(started_at)s, clock_timestamp()
+                    clock_timestamp() - %(took)s, clock_timestamp()
                 FROM held ON CONFLICT DO NOTHING
             ), entry AS (
                 INSERT INTO main_entry (execution_id, step, n, attempt, position, data, created_at)
@@ -615,7 +619,7 @@ class Step(models.Model):
                 "fingerprint": step.fingerprint,
                 "result": orjson.dumps(step.result).decode(),
                 "progress": step.progress,
-                "started_at": step.started_at,
+                "took": datetime.now(UTC) - step.started_at,  # the worker's clock may be off
                 "entries": Entry.encode(step.entries),
                 "entry_count": len(step.entries),
             },
@@ -684,11 +688,14 @@ class Entry(models.Model):
         The worker is fenced out by now, with the entries of the steps that it did not finish.
         """
         stored = {(entry.step, entry.n): entry for entry in execution.entries.all()}
+        finished = set(execution.steps.values_list("key", flat=True))
         position = 0
         rows = []
         for view in shown:
             if known := stored.get((view["step"], view["n"])):
                 position = known.position
+                continue
+            if view["step"] in finished:  # of an earlier try: Redis did not hear of the last one
                 continue
             position += 1  # at most its own: what follows it and is stored has a higher one
             rows.append(cls._row(execution, position, view))

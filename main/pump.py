@@ -202,6 +202,8 @@ class Pump:
                 if is_new:  # nothing is stored of it yet, so the database need not be asked
                     watched.snapshot = Snapshot(url=page_address(execution_id))
                     watched.whole = True
+                else:  # Redis may know less than another server has shown
+                    watched.snapshot = await self._stored(execution_id)
                 await self._read(watched)
                 watched.framed_at = 0.0  # the first frame holds up none
             except BaseException:
@@ -231,11 +233,16 @@ class Pump:
         if known is None:
             known = follow(watched.id, None, events)
         watched.whole = known is not None and _leads_to(known, events)
-        snapshot = known or watched.snapshot or await self._stored(watched.id)
+        shown = watched.snapshot or (await self._stored(watched.id) if known is None else None)
         early, watched.early = watched.early, None
+        snapshot = follow(watched.id, known, [*events, *early]) if known else None
+        if snapshot and shown and snapshot is not shown:
+            snapshot = merge(snapshot, shown)
+        elif shown and not snapshot:
+            snapshot = follow(watched.id, shown, [*events, *early])
         if snapshot is None:
             return
-        watched.snapshot = follow(watched.id, snapshot, [*events, *early])
+        watched.snapshot = snapshot
         watched.heard_at = time.monotonic()
         watched.make_frame()
 

@@ -25,7 +25,7 @@ from main.api import Conflict, Invalid, count_start, problem, safe_only, wants_p
 from main.availability import why_unavailable
 from main.channel import history, latest
 from main.chat_models import describe_chat_model
-from main.events import Snapshot
+from main.events import Snapshot, merge
 from main.markdown import render_document, render_markdown
 from main.middleware import database_away, is_database_away
 from main.models import Entry, Execution, KeyReusedError
@@ -308,9 +308,9 @@ class ExecutionDetail(APIView):
 
 
 def snapshot_of(execution: Execution) -> Snapshot:
-    """Return the newest snapshot: Redis' while it runs, PostgreSQL's afterwards or where Redis has forgotten."""
+    """Return the newest snapshot: what PostgreSQL knows, and while it runs what Redis knows more."""
     live = history(str(execution.id)) if not execution.is_final else None
-    return live or execution.snapshot()
+    return merge(live, execution.snapshot()) if live else execution.snapshot()
 
 
 def _whole_result(execution: Execution) -> dict[str, Any]:

@@ -479,3 +479,45 @@ def test_merging_never_takes_back(seed: int) -> None:
         keys = {(entry["step"], entry["n"]) for entry in before["step_results"]}
         assert keys <= set(merged.entries)
     assert {view["step"] for view in before["steps"]} <= set(merged.steps)
+
+
+def test_a_step_that_only_the_database_knows_as_done_is_done() -> None:
+    """Redis was away when it was finished, by a later attempt that had less to say."""
+    live = folded(
+        numbered(log("", 0, "begun"), step("A"), log("A", 0, "old"), log("A", 1, "older"), token("Once", "A"))
+    )
+    stored = folded(numbered(step("A", "done"), log("A", 0, "new"), {"type": "progress", "progress": 50}))
+    stored.id = EventId(2, 0)
+    merged = merge(live, stored)
+    details = merged.public()["details"]
+    assert messages(merged) == [("", "begun"), ("A", "new")]
+    assert (details["steps"][0]["state"], details["progress"], "partial_result" in details) == (
+        "done",
+        50,
+        False,
+    )
+
+
+def test_an_attempt_that_was_taken_over_is_not_heard_any_more() -> None:
+    live = folded(numbered(step("A"), attempt=1))
+    stored = folded(numbered(step("A", "done")))
+    stored.id = EventId(2, 0)
+    merged = merge(live, stored)
+    late = numbered(step("A", "failed"), log("A", 0, "late"), attempt=1, first=2)
+    assert messages(fold(fold(merged, late[0]), late[1])) == []
+    assert merged.steps["A"]["state"] == "done"
+
+
+def test_entries_stay_in_the_order_that_was_shown() -> None:
+    live = folded(
+        numbered(log("", 0, "begun"), step("A"), log("A", 0, "a"), step("A", "done"), log("", 1, "then"))
+    )
+    stored = folded(
+        numbered(step("A", "done"), log("A", 0, "a"), step("B", "done"), log("B", 0, "b"), attempt=0)
+    )
+    assert [message for _, message in messages(merge(live, stored))] == ["begun", "a", "then", "b"]
+
+
+def test_what_waits_for_its_next_attempt_does_not_look_unbegun() -> None:
+    live = folded(numbered({"type": "state", "state": "PROGRESS", "status": "Running"}))
+    assert merge(live, Snapshot()).public()["state"] == "PROGRESS"
