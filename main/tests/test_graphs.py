@@ -392,18 +392,8 @@ def test_only_the_unfinished_node_runs_again(
 def test_of_parallel_nodes_only_the_unfinished_runs_again(
     new_run: Callable[..., Run], journal: Journal
 ) -> None:
-    one, three = Says("one"), Says("three")
     kept = threading.Event()
-
-    class Waits(Says):
-        """Dies when its neighbour has finished and is kept."""
-
-        def __call__(self, state: Any) -> Any:
-            if not self.calls:
-                assert kept.wait(10)
-            return super().__call__(state)
-
-    two = Waits("two", Killed())
+    one, two, three = Says("one"), Waits("two", Killed(), until=kept), Says("three")
 
     def attempt(number: int) -> Any:
         return new_run(attempt=number).graph(fan(one, two, last=three), {"words": []})
@@ -414,6 +404,18 @@ def test_of_parallel_nodes_only_the_unfinished_runs_again(
     assert journal.keys == ["Graph/a#1"]
     assert attempt(2) == {"words": ["one", "two", "three"]}
     assert (one.calls, two.calls, three.calls) == (1, 2, 1)
+
+
+class Waits(Says):
+    """One that comes to its outcome when something has happened."""
+
+    def __init__(self, word: str, *outcomes: BaseException | None, until: threading.Event) -> None:
+        super().__init__(word, *outcomes)
+        self._until = until
+
+    def __call__(self, state: Any) -> dict[str, list[str]]:
+        assert self._until.wait(10)
+        return super().__call__(state)
 
 
 def notice(journal: Journal, key: str, seen: threading.Event) -> None:
@@ -532,20 +534,10 @@ def test_a_failure_that_is_not_worth_it_is_final_at_once(run: Run, channel: Chan
 
 
 def test_a_node_beside_one_that_failed_is_kept(run: Run, journal: Journal) -> None:
-    one, two = Says("one"), Says("two", busy())
-    meet = threading.Barrier(2, timeout=10)
-
-    def together(node: Says) -> Node:
-        def met(state: Any) -> Any:
-            if not node.calls:
-                meet.wait()
-            return node(state)
-
-        return met
-
-    assert run.graph(fan(together(one), together(two), last=Says("three")), {"words": []}) == {
-        "words": ["one", "two", "three"]
-    }
+    kept = threading.Event()
+    one, two = Says("one"), Waits("two", busy(), until=kept)
+    threading.Thread(target=notice, args=(journal, "Graph/a#1", kept), daemon=True).start()
+    assert run.graph(fan(one, two, last=Says("three")), {"words": []}) == {"words": ["one", "two", "three"]}
     assert (one.calls, two.calls) == (1, 2)
 
 
