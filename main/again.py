@@ -1,7 +1,7 @@
 """Run again: a new execution linked to the old one, from the start or from the failed step."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from django.db import transaction
 from django.utils.translation import gettext as _
@@ -18,17 +18,23 @@ REFUSALS = (UnknownFlowError, InputError, Conflict)
 START, FAILED_STEP = "start", "failed_step"
 
 
-def run_again(execution: Execution) -> Execution:
-    """Start an execution with the same flow, inputs, owner, visitor and priority.
+class Way(Protocol):
+    """How an execution is run again."""
+
+    def __call__(self, execution: Execution, **fields: Any) -> Execution: ...
+
+
+def run_again(execution: Execution, **fields: Any) -> Execution:
+    """Start an execution with the same flow, inputs, owner, visitor and priority; `fields` are more of the new row.
 
     Raises UnknownFlowError, InputError or Conflict where the flow is gone, has changed or lacks a setting.
     """
     with transaction.atomic():
         execution.settle()
-        return _start(execution)
+        return _start(execution, **fields)
 
 
-def run_again_from_failed_step(execution: Execution) -> Execution:
+def run_again_from_failed_step(execution: Execution, **fields: Any) -> Execution:
     """Start an execution that has the finished steps of a failed one already, and does the rest.
 
     Effects are known to the outside by the id of the first of them, so that one which was asked for and not
@@ -38,20 +44,20 @@ def run_again_from_failed_step(execution: Execution) -> Execution:
         raise Conflict(_("Only what failed or was cancelled can be run again from the failed step."))
     with transaction.atomic():
         execution.settle()
-        started = _start(execution, effect_scope=execution.effect_scope or execution.id)
+        started = _start(execution, effect_scope=execution.effect_scope or execution.id, **fields)
         Step.copy(execution, started)
         Entry.copy(execution, started)
         copy_checkpoints(execution.id, started.id)
         return started
 
 
-WAYS: dict[str, Callable[[Execution], Execution]] = {
+WAYS: dict[str, Way] = {
     START: run_again,
     FAILED_STEP: run_again_from_failed_step,
 }
 
 
-def requeue(execution: Execution, way: Callable[[Execution], Execution]) -> Execution:
+def requeue(execution: Execution, way: Way) -> Execution:
     """Run a dead letter again, once; raises as that does, and Conflict where it is no dead letter any more."""
     with transaction.atomic():
         drop(execution)
@@ -64,7 +70,7 @@ def drop(execution: Execution) -> None:
         raise Conflict(_("The execution is no dead letter, or not any more."))
 
 
-def requested_way(body: Mapping[str, Any], default: str) -> Callable[[Execution], Execution]:
+def requested_way(body: Mapping[str, Any], default: str) -> Way:
     """Return the way that "from" in a request names; raises Invalid for one that there is not."""
     way = WAYS.get(str(body.get("from", default)))
     if way is None:

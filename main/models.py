@@ -247,7 +247,7 @@ class Execution(models.Model):
         Raises IntegrityError for an `idempotency_key` that this owner's rows have already.
         """
         priority = priority or flow.priority
-        owner_key = owner_id or visitor or queues.NOBODY
+        owner_key = _owner_key(owner_id, visitor)
         execution = cls.objects.create(
             flow=flow.name,
             kind=flow.kind,
@@ -265,12 +265,14 @@ class Execution(models.Model):
         return execution
 
     @classmethod
-    def started_with(cls, owner_key: uuid.UUID, key: str, request_hash: str) -> "Execution | None":
+    def started_with(
+        cls, owner_id: uuid.UUID | None, visitor: uuid.UUID | None, key: str, request_hash: str
+    ) -> "Execution | None":
         """Return what this owner started with an Idempotency-Key within its period, and forget older ones.
 
         Raises KeyReusedError where that was another request.
         """
-        found = cls.objects.filter(owner_key=owner_key, idempotency_key=key)
+        found = cls.objects.filter(owner_key=_owner_key(owner_id, visitor), idempotency_key=key)
         found.filter(created_at__lte=_clock() - timedelta(seconds=IDEMPOTENCY_PERIOD)).update(
             idempotency_key=None
         )
@@ -769,6 +771,10 @@ class WorkerBeat(models.Model):
             "DELETE FROM main_workerbeat WHERE beat_at < clock_timestamp() - interval '1 hour' RETURNING 1",
             [],
         )
+
+
+def _owner_key(owner_id: uuid.UUID | None, visitor: uuid.UUID | None) -> uuid.UUID:
+    return owner_id or visitor or queues.NOBODY
 
 
 class _clock(models.Func):

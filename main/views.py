@@ -2,14 +2,13 @@
 
 import re
 import uuid
-from typing import Any, NamedTuple, cast
+from functools import partial
+from typing import Any, cast
 
-from django.conf import settings
-from django.db import IntegrityError, connection
+from django.db import connection
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.utils.crypto import salted_hmac
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import ensure_csrf_cookie
@@ -20,7 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from main import docs
-from main.again import REFUSALS, START, requested_way
+from main.again import REFUSALS, START, Way, requested_way
 from main.api import Conflict, Invalid, count_start, problem, safe_only, wants_page
 from main.availability import why_unavailable
 from main.channel import history, latest
@@ -28,18 +27,16 @@ from main.chat_models import describe_chat_model
 from main.events import Snapshot, merge
 from main.markdown import render_document, render_markdown
 from main.middleware import database_away, is_database_away
-from main.models import Entry, Execution, KeyReusedError
+from main.models import Entry, Execution
+from main.once import Owner, owner_of, start_once
 from main.outside_ends import announce_outside_end
 from main.pump import EVENT_STREAM, encode_last_frame, hand_off
 from main.queues import Priority
 from main.registry import FLOW_REGISTRY, Flow, InputError, UnknownFlowError, get_flow
 from main.search import describe_search
-from main.values import fingerprint
 
 # How many of their executions the page and the list show.
 LIST_LENGTH = 50
-# Characters of an Idempotency-Key.
-MAX_KEY_LENGTH = 255
 
 
 # Start
@@ -52,87 +49,33 @@ class StartTask(APIView):
     """
 
     def post(self, request: Request) -> Response:
-        key = _idempotency_key(request)
-        owner = _owner(request, key)
-        execution = _started_before(request, key, owner) or _start(request, key, owner)
+        owner = owner_of(request)
+        execution = start_once(request, owner, _body(request), partial(_start, request, owner))
+        if (
+            owner.visitor
+        ):  # also where it was started before: that answer, with its cookie, may have been lost
+            request._request.session["visitor"] = str(owner.visitor)
         return Response({"task_id": str(execution.id)})
 
 
-class Owner(NamedTuple):
-    """Who starts: a user or a visitor. One of the two is None."""
-
-    user_id: uuid.UUID | None
-    visitor: uuid.UUID | None
-
-    @property
-    def key(self) -> uuid.UUID:
-        return self.user_id or cast(uuid.UUID, self.visitor)
-
-
-def _start(request: Request, key: str, owner: Owner) -> Execution:
+def _start(request: Request, owner: Owner, **fields: Any) -> Execution:
     body = _body(request)
     flow = _requested_flow(body)
-    if not flow.public and not request.user.is_authenticated:
-        raise PermissionDenied(
-            _("“%(title)s” is not open to visitors. Sign in to run it.") % {"title": flow.title}
-        )
+    _check_open(request, flow)
     if reason := why_unavailable(flow):
         raise Conflict(reason)
     inputs, priority = _valid_inputs(flow, body), _priority(request, flow)
     count_start(request)
-    if owner.visitor:
-        request._request.session["visitor"] = str(owner.visitor)
-    keyed = {"idempotency_key": key, "request_hash": fingerprint(body)} if key else {}
-    try:
-        return Execution.start(
-            flow, inputs, owner_id=owner.user_id, visitor=owner.visitor, priority=priority, **keyed
+    return Execution.start(
+        flow, inputs, owner_id=owner.user_id, visitor=owner.visitor, priority=priority, **fields
+    )
+
+
+def _check_open(request: Request, flow: Flow | None) -> None:
+    if flow and not flow.public and not request.user.is_authenticated:
+        raise PermissionDenied(
+            _("“%(title)s” is not open to visitors. Sign in to run it.") % {"title": flow.title}
         )
-    except IntegrityError:
-        if found := _started_before(request, key, owner):  # by a request at the same moment
-            return found
-        raise
-
-
-def _started_before(request: Request, key: str, owner: Owner) -> Execution | None:
-    """Return what the same request with the same key started before; raises Conflict for another request."""
-    if not key:
-        return None
-    try:
-        execution = Execution.started_with(owner.key, key, fingerprint(_body(request)))
-    except KeyReusedError:
-        raise Conflict(
-            _("This Idempotency-Key came with another request before. Every request needs a key of its own.")
-        ) from None
-    if execution and owner.visitor:  # the answer with the session's cookie may have been lost, too
-        request._request.session["visitor"] = str(owner.visitor)
-    return execution
-
-
-def _idempotency_key(request: Request) -> str:
-    key = request.headers.get("Idempotency-Key", "")
-    if len(key) > MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
-        raise Invalid(
-            _("The Idempotency-Key has to be 1 to %(most)d printable ASCII characters.")
-            % {"most": MAX_KEY_LENGTH}
-        )
-    return key
-
-
-def _owner(request: Request, key: str) -> Owner:
-    """Return who starts. A visitor is a random id in the session, made on the first start.
-
-    With a key that id comes from the key and the CSRF cookie: where the first answer was lost, with the session's
-    cookie in it, the same request is known again all the same.
-    """
-    if request.user.is_authenticated:
-        return Owner(request.user.pk, None)
-    if visitor := request._request.session.get("visitor"):
-        return Owner(None, uuid.UUID(visitor))
-    if not key:
-        return Owner(None, uuid.uuid4())
-    said = f"{request.COOKIES.get(settings.CSRF_COOKIE_NAME, '')} {key}"
-    digest = salted_hmac("visitor", said, algorithm="sha256").digest()
-    return Owner(None, uuid.UUID(bytes=digest[:16], version=4))
 
 
 def _priority(request: Request, flow: Flow) -> str:
@@ -376,15 +319,23 @@ class RunAgain(APIView):
 
     def post(self, request: Request, execution_id: str) -> Response:
         execution = _visible(request, execution_id)
-        way = requested_way(_body(request), default=START)
+        body = _body(request)
+        way = requested_way(body, default=START)
         if not execution.is_final:
             raise Conflict(_("The execution has not ended yet."))
-        count_start(request)
+        _check_open(request, FLOW_REGISTRY.get(execution.flow))
+        owner = Owner(execution.owner_id, execution.visitor)
         try:
-            started = way(execution)
+            started = start_once(
+                request, owner, [execution_id, body], partial(self._run_again, request, way, execution)
+            )
         except REFUSALS as error:
             raise Conflict(str(error)) from None
         return Response({"task_id": str(started.id)})
+
+    def _run_again(self, request: Request, way: Way, execution: Execution, **fields: Any) -> Execution:
+        count_start(request)
+        return way(execution, **fields)
 
 
 # Pages

@@ -14,7 +14,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.timezone import is_naive, make_aware
 from django.utils.translation import gettext as _
 
-from main.again import REFUSALS, drop, requeue
+from main.again import REFUSALS, Way, drop, requeue
 from main.api import Conflict, Invalid
 from main.events import MAX_ENTRY_BYTES
 from main.models import Execution
@@ -190,7 +190,7 @@ class Done(NamedTuple):
     refused: list[dict[str, str]]
 
 
-def requeue_all(ids: Iterable[uuid.UUID], way: Callable[[Execution], Execution]) -> Done:
+def requeue_all(ids: Iterable[uuid.UUID], way: Way) -> Done:
     """Run each of them again. They are read one by one: a thousand with large inputs are too many at once."""
 
     def requeue_one(execution_id: uuid.UUID) -> dict[str, str]:

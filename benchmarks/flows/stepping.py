@@ -36,6 +36,7 @@ class GraphCost(TypedDict):
 @flow(public=True)
 def many_nodes_flow(run: Run, nodes: int = 40) -> GraphCost:
     """Return what one of many nodes takes that cost nothing themselves."""
+    from langchain_core.runnables import RunnableConfig
     from langgraph.graph import START, StateGraph
 
     graph = StateGraph(Count)
@@ -45,7 +46,7 @@ def many_nodes_flow(run: Run, nodes: int = 40) -> GraphCost:
         graph.add_edge(before, f"node_{number}")
         before = f"node_{number}"
     compiled = graph.compile()
-    config = {"recursion_limit": nodes + 10}
+    config = RunnableConfig(recursion_limit=nodes + 10)
     compiled.invoke({"value": 0}, config)
     began = time.perf_counter()
     compiled.invoke({"value": 0}, config)

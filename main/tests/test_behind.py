@@ -18,6 +18,7 @@ from main.views import snapshot_of
 pytestmark = pytest.mark.django_db(transaction=True)
 
 OLD: Any = {"type": "log", "step": "Ask", "n": 0, "message": "old"}
+OLDER: Any = {**OLD, "n": 1, "message": "older"}
 NEW: Any = {**OLD, "message": "new"}
 
 
@@ -35,7 +36,7 @@ def behind() -> Execution:
     publisher.send({"type": "state", "state": "PROGRESS", "status": "Running"})
     publisher.send({"type": "step", "step": "Ask", "name": "Ask", "state": "running"})
     publisher.send(OLD)
-    publisher.send({**OLD, "n": 1, "message": "older"})
+    publisher.send(OLDER)
     publisher.leave()
     first.hand_back()
     second = Execution.claim_next(rows.KIND, "bob/1/1")

@@ -101,3 +101,16 @@ def test_a_key_that_cannot_be_is_a_400(visitor: Visitor, key: str) -> None:
     refused = start(visitor, key)
     assert refused.status_code == 400
     assert "Idempotency-Key" in refused.json()["error"]
+
+
+def test_run_again_with_a_key_happens_once(visitor: Visitor, key: str) -> None:
+    task_id = visitor.start("count_flow")
+    list(visitor.watch(task_id))
+
+    def again(way: str) -> httpx.Response:
+        address = f"/api/v1/executions/{task_id}/run-again"
+        return visitor.post(address, json={"from": way}, headers={"Idempotency-Key": key})
+
+    assert again("start").raise_for_status().json() == again("start").raise_for_status().json()
+    assert again("failed_step").status_code == 409
+    assert Execution.objects.filter(origin__id=uuid.UUID(task_id)).count() == 1

@@ -152,3 +152,11 @@ def test_steps_are_copied_in_their_order(dead_letter: Execution) -> None:
     assert started.effect_scope == dead_letter.id
     assert connection.in_atomic_block is False
     assert isinstance(started.id, uuid.UUID)
+
+
+def test_a_visitor_may_not_run_again_what_is_not_open_any_more(visitor: Visitor) -> None:
+    task_id = visitor.start("count_flow")
+    list(visitor.watch(task_id))
+    Execution.objects.filter(id=task_id).update(flow="members_flow")
+    refused = visitor.post(f"/api/v1/executions/{task_id}/run-again", json={})
+    assert (refused.status_code, "Sign in" in refused.json()["error"]) == (403, True)
