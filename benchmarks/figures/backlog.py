@@ -7,7 +7,6 @@ it had nothing to choose.
 import subprocess
 import sys
 import time
-from typing import Any
 
 import orjson
 
@@ -43,7 +42,7 @@ def in_a_process(product: Product, what: str, count: int, times: int) -> dict[st
     command = [sys.executable, "-m", "benchmarks.queueing", what, str(count), str(times)]
     settings = environment(product.local_dir)
     done = subprocess.run(command, cwd=PROJECT, env=settings, check=True, capture_output=True)
-    found: Any = orjson.loads(done.stdout)
+    found: dict[str, dict[str, float]] = orjson.loads(done.stdout)
     return found
 
 
