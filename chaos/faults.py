@@ -348,7 +348,6 @@ kind(
     lasts=20,
     lasts_long=60,
     costs_attempt=True,
-    limit=RECOVERY,
 )
 kind(
     "frozen cpu worker",
@@ -357,7 +356,6 @@ kind(
     lasts=20,
     lasts_long=60,
     costs_attempt=True,
-    limit=RECOVERY,
 )
 kind("clock 10 min ahead", "io", partial(turn_clock, "io", "+600s"), lasts=14, lasts_long=30)
 kind("clock 10 min behind", "cpu", partial(turn_clock, "cpu", "-600s"), lasts=14, lasts_long=30)

@@ -25,8 +25,10 @@ FLOWS = (
     "stream_flow",
     "drawn_flow",
 )
-# Seconds of work in a flow, at least and at most.
-WORK = 8.0, 15.0
+# How many executions run at once, about: there are two cores for all of it.
+AT_ONCE = 8
+# Seconds of work in a flow on average, at least and at most, and how far one may be from it.
+LEAST_WORK, MOST_WORK, SPREAD = 4.0, 11.0, 0.3
 # The first execution of all.
 FIRST = "steps_flow"
 # One in so many is cancelled, after some seconds of these.
@@ -77,12 +79,13 @@ class Facts:
 def starts(seed: int, count: int, seconds: float, flows: tuple[str, ...] = FLOWS) -> list[Start]:
     """Return executions at even distances over some seconds; the same for the same seed."""
     chance = random.Random(seed)  # noqa: S311 — it has to be repeatable
+    work = max(LEAST_WORK, min(AT_ONCE * seconds / count, MOST_WORK))
     return [
         Start(
             at=number * seconds / count,
             flow=flows[number % len(flows)],
             tag=f"{seed}-{number}",
-            seconds=round(chance.uniform(*WORK), 1),
+            seconds=round(work * chance.uniform(1 - SPREAD, 1 + SPREAD), 1),
             cancel_after=chance.uniform(*CANCEL_AFTER) if chance.randrange(CANCELLED_IN) == 0 else None,
         )
         for number in range(count)

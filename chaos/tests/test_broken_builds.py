@@ -33,7 +33,7 @@ EXECUTIONS = [
     for start in starts(seed=1, count=8, seconds=1.0, flows=FLOWS)
 ]
 # Seconds in which every execution has finished a step, in which leases run out, and in which all ends.
-STEP_PATIENCE, LEASE_PATIENCE, PATIENCE = 30.0, 25.0, 15.0
+STEP_PATIENCE, LEASE_PATIENCE, PATIENCE = 30.0, 22.0, 12.0
 
 pytestmark = pytest.mark.timeout(240)
 
