@@ -96,40 +96,42 @@ async def happen(world: World, fault: Fault) -> None:
         await ACTIONS[fault.kind](world, fault)
     except NoVictim as reason:
         fault.skipped = str(reason)
+    except ProcessLookupError:
+        fault.skipped = "the process ended by itself just then"
     fault.until = time.time()
 
 
 # Workers
 
 
-async def victim(world: World, kind: str) -> tuple[Process, int, list[Held]]:
-    """Return the worker that holds most, of those that may be harmed now; wait until there is one that works."""
+async def victim(world: World, kind: str) -> tuple[Process, list[Held]]:
+    """Return the worker that holds most of those that may be harmed now, and what; wait for one that works."""
     until = time.monotonic() + VICTIM_PATIENCE
     while time.monotonic() < until:
         held = await world.records.running()
-        able = [each for each in candidates(world, kind, held) if each[2]]
+        able = [each for each in candidates(world, kind, held) if each[1]]
         if able:
-            return max(able, key=lambda each: len(each[2]))
+            return max(able, key=lambda each: len(each[1]))
         await asyncio.sleep(0.2)
     raise NoVictim(f"no {kind} worker had work that may be harmed")
 
 
-def candidates(world: World, kind: str, held: list[Held]) -> Iterator[tuple[Process, int, list[Held]]]:
+def candidates(world: World, kind: str, held: list[Held]) -> Iterator[tuple[Process, list[Held]]]:
     for process in world.of_kind(kind):
         if (pid := process.pid) and not process.is_frozen:
             its = [each for each in held if each.is_held_by(pid)]
             if all(each.crashes <= MOST_CRASHES for each in its):
-                yield process, pid, its
+                yield process, its
 
 
 async def kill(kind: str, world: World, fault: Fault) -> None:
-    process, _, held = await victim(world, kind)
+    process, held = await victim(world, kind)
     fault.strike(process.name, held)
     await process.send(signal.SIGKILL)
 
 
 async def stop(kind: str, world: World, fault: Fault) -> None:
-    process, _, held = await victim(world, kind)
+    process, held = await victim(world, kind)
     fault.strike(process.name, held)
     fault.stopped_in = await ended(process)
 
@@ -146,7 +148,7 @@ async def ended(process: Process) -> float:
 
 async def harm_child(number: signal.Signals, world: World, fault: Fault) -> None:
     """Signal one child process of a cpu worker, one that runs something."""
-    process, _, held = await victim(world, "cpu")
+    process, held = await victim(world, "cpu")
     children = {child for child in map(process_of, held) if child in process.children()}
     if not children:
         raise NoVictim(f"no child of {process.name} was at work")
@@ -161,7 +163,7 @@ def process_of(held: Held) -> int:
 
 
 async def freeze(kind: str, world: World, fault: Fault) -> None:
-    process, _, held = await victim(world, kind)
+    process, held = await victim(world, kind)
     process.freeze()
     try:
         fault.strike(process.name, held)
@@ -174,16 +176,16 @@ async def turn_clock(kind: str, offset: str, world: World, fault: Fault) -> None
     """Let a worker run for a while whose clock is wrong; then start it again with a right one."""
     if not FAKETIME.exists():
         raise NoVictim(f"{FAKETIME} is not there: apt-get install libfaketime")
-    process, _, held = await victim(world, kind)
-    process.environment |= {**CLOCK, "FAKETIME": offset}
+    process, held = await victim(world, kind)
+    usual = process.environment
+    process.environment = {**usual, **CLOCK, "FAKETIME": offset}
     try:
         fault.strike(f"{process.name} {offset}", held)
         fault.stopped_in = await ended(process)
         await process.running()
         await fault.last()
     finally:
-        for name in (*CLOCK, "FAKETIME"):
-            process.environment.pop(name, None)
+        process.environment = usual
         await ended(process)
 
 
@@ -322,8 +324,9 @@ async def harm_provider(flag: str, world: World, fault: Fault) -> None:
             pass
 
 
-# Seconds in which what a killed worker held has to go on.
-RECOVERY = 20.0
+# Seconds in which what a killed worker held has to go on, and what one handed back that was told to stop: the
+# latter is less than a lease takes to run out.
+RECOVERY, TAKEN_UP = 20.0, 10.0
 
 kind("kill -9 io worker", "io", partial(kill, "io"), lasts=3, costs_attempt=True, limit=RECOVERY)
 kind("kill -9 cpu worker", "cpu", partial(kill, "cpu"), lasts=3, costs_attempt=True, limit=RECOVERY)
@@ -337,8 +340,8 @@ kind(
 )
 kind("kill -9 web", "web", kill_web, lasts=4)
 kind("kill -9 web child", "web", kill_web_children, lasts=4)
-kind("SIGTERM io worker", "io", partial(stop, "io"), lasts=6, costs_attempt=True)
-kind("SIGTERM cpu worker", "cpu", partial(stop, "cpu"), lasts=6, costs_attempt=True)
+kind("SIGTERM io worker", "io", partial(stop, "io"), lasts=6, costs_attempt=True, limit=TAKEN_UP)
+kind("SIGTERM cpu worker", "cpu", partial(stop, "cpu"), lasts=6, costs_attempt=True, limit=TAKEN_UP)
 kind("SIGTERM cpu child", "cpu", partial(harm_child, signal.SIGTERM), lasts=1, costs_attempt=True)
 kind("SIGTERM web", "web", stop_web, lasts=5)
 kind(

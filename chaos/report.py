@@ -41,13 +41,16 @@ def seconds(value: float | None) -> str:
 def summary(facts: Facts, findings: list[Finding]) -> str:
     """Return the table, the figures beside it, and what was found, as text."""
     rows = sorted(figures(facts), key=lambda row: row.kind.name)
-    ends = [row.state for row in facts.rows]
+    ends = Counter(row.state for row in facts.rows)
+    versions = Counter(row.result["version"] for row in facts.rows if isinstance(row.result, dict))
     slowest = slowest_start_without_redis(facts)
     lines = [
         table(rows),
         "",
         f"{len(facts.started)} executions: "
-        + ", ".join(f"{ends.count(state)} {state}" for state in sorted(set(ends))),
+        + ", ".join(f"{count} {state}" for state, count in sorted(ends.items()))
+        + "; ended by "
+        + ", ".join(f"version {version}: {count}" for version, count in sorted(versions.items())),
         f"{len(facts.calls)} calls of the provider, {sum(call.applied for call in facts.calls)} effects applied",
         f"slowest start without Redis: {seconds(slowest) or 'none was asked for'}",
         "",

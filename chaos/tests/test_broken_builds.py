@@ -41,9 +41,9 @@ pytestmark = pytest.mark.timeout(240)
 async def harm_both(world: World, fault: Fault) -> None:
     """Freeze one worker and kill the other; wake the first when the other has taken over what it held."""
     await become_true(lambda: has_each_finished_a_step(world), STEP_PATIENCE)
-    frozen, _, held = await victim(world, "io")
+    frozen, held = await victim(world, "io")
     frozen.freeze()
-    other, _, others = await victim(world, "io")
+    other, others = await victim(world, "io")
     fault.strike("both workers", [*held, *others])
     await other.send(signal.SIGKILL)
 
