@@ -345,6 +345,15 @@ def put_writes(execution: Execution, checkpoint_id: str) -> None:
     checkpointer(execution).put_writes(config, [("words", ["two"])], "task")
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_breaks_is_an_error_that_is_waited_for() -> None:
+    execution = rows.claimed()
+    saver = checkpointer(execution)
+    with pytest.raises(OperationalError), saver._cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    assert saver.get_tuple({"configurable": thread(execution)}) is None
+
+
 # On the platform
 
 
