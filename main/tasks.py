@@ -4,6 +4,7 @@ import gc
 import importlib
 import logging
 import os
+import signal
 import threading
 import time
 import traceback
@@ -21,7 +22,7 @@ from main.chat_models import chat_model
 from main.confinement import Confinement, end_process
 from main.database import DATABASE_AWAY, with_database
 from main.errors import FlowError
-from main.leases import CPU_STOP_PATIENCE, STOP_PATIENCE, be_child_of, worker_prefix
+from main.leases import CPU_STOP_PATIENCE, STOP_PATIENCE, be_child_of, heart, worker_prefix
 from main.models import Execution
 from main.registry import load_flows
 
@@ -40,11 +41,15 @@ ORPHANS = 2.0
 
 # Read by the children of a prefork worker, and closed by their parent when it stops.
 _parent_pipe: tuple[int, int] | None = None
+# Whether this process is such a child.
+_is_child = False
 
 
 @app.task(name=bells.TASK)
 def work(kind: str) -> None:
     """Answer a bell."""
+    if _is_child:
+        signal.signal(signal.SIGTERM, _leave)  # not earlier: the pool sets its own, which raises in the flow
     engine.work(kind)
 
 
@@ -98,6 +103,8 @@ def _warm_up() -> None:
 @worker_process_init.connect
 def _open_child(**_: Any) -> None:
     """Begin in a child of a prefork worker, which runs one flow at a time."""
+    global _is_child
+    _is_child = True
     be_child_of(os.getppid())
     descendants.adopt()
     engine.workplace.capacity = 1
@@ -113,6 +120,27 @@ def _close_with_parent() -> None:
     os.close(writing)
     os.read(reading, 1)
     engine.close()
+
+
+def _leave(*_: Any) -> None:
+    """Answer SIGTERM in a child: to the flow that it interrupts nothing is said."""
+    threading.Thread(target=_hand_back_and_leave, name="closing").start()
+
+
+def _hand_back_and_leave() -> None:
+    """Let this child's run come to its next step, or hand it back, and go; the pool puts another in its place."""
+    try:
+        engine.close()
+        until = time.monotonic() + GRACE
+        while heart.claims and time.monotonic() < until:
+            time.sleep(0.05)
+        for claim in heart.claims:
+            if with_database(Execution(id=claim.id, attempt=claim.attempt).hand_back):
+                bells.ring_now(engine.workplace.kind)
+    except DATABASE_AWAY:
+        logger.warning("the database is away: the lease will run out by itself")
+    finally:
+        end_process()
 
 
 def _end_child(thread: int) -> None:

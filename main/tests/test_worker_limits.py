@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -91,6 +92,24 @@ def test_a_killed_child_is_replaced_and_what_it_left_is_ended(
     platform["worker-cpu"].restart()
     assert Execution.objects.get(id=parent).state == "PENDING"
     Execution.objects.get(id=parent).cancel()
+
+
+@pytest.mark.parametrize("flow", ["neighbour_flow", "cpu_slow_flow"])
+def test_a_child_that_is_told_to_stop_hands_its_run_back(visitor: Visitor, tmp_path: Path, flow: str) -> None:
+    """Also in the middle of a call; what is told to the process is nothing that its flow raised."""
+    inputs: dict[str, Any] = {"folder": str(tmp_path)} if flow == "neighbour_flow" else {"seconds": 20}
+    task_id = visitor.start(flow, **inputs)
+    wait_until(lambda: Execution.objects.get(id=task_id).state == "RUNNING" and held_in_child(task_id))
+    os.kill(held_in_child(task_id), signal.SIGTERM)
+    wait_until(lambda: Execution.objects.get(id=task_id).attempt == 2, 10)
+    execution = Execution.objects.get(id=task_id)
+    assert (execution.state, execution.crashes) == ("RUNNING", 0)
+    execution.cancel()
+
+
+def held_in_child(task_id: str) -> int:
+    """Return the process that runs an execution, from the name of its worker."""
+    return int(Execution.objects.get(id=task_id).worker.rpartition("/")[2] or 0)
 
 
 # Calls that never end
