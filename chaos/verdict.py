@@ -310,7 +310,7 @@ def lost_meanwhile(fault: Fault, faults: Iterable[Fault]) -> set[str]:
 
 def _went_on(id_: str, attempt: int, fault: Fault, since: float, notes: list[Note]) -> float | None:
     for note in notes:
-        if note.execution != id_ or note.at < fault.began:
+        if note.execution != id_ or (note.at < fault.began and not note.is_final):
             continue
         goes_on = note.at >= since and (note.attempt > attempt or not fault.kind.costs_attempt)
         if goes_on or note.is_final:
