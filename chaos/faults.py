@@ -177,15 +177,14 @@ async def turn_clock(kind: str, offset: str, world: World, fault: Fault) -> None
     if not FAKETIME.exists():
         raise NoVictim(f"{FAKETIME} is not there: apt-get install libfaketime")
     process, held = await victim(world, kind)
-    usual = process.environment
-    process.environment = {**usual, **CLOCK, "FAKETIME": offset}
+    process.variables = {**CLOCK, "FAKETIME": offset}
     try:
         fault.strike(f"{process.name} {offset}", held)
         fault.stopped_in = await ended(process)
         await process.running()
         await fault.last()
     finally:
-        process.environment = usual
+        process.variables = {}
         await ended(process)
 
 

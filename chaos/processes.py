@@ -26,13 +26,17 @@ PATIENCE = 30.0
 
 @dataclass
 class Process:
-    """One process of the product. `started` counts how often; `environment` is that of its next start."""
+    """One process of the product. `started` counts how often.
+
+    `environment` is that of its next start, `variables` are for it alone and not for its guard.
+    """
 
     name: str
     command: list[str]
     local_dir: Path
     log: Path
     environment: dict[str, str]
+    variables: dict[str, str] = field(default_factory=dict)
     started: int = 0
     guard: asyncio.subprocess.Process | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -56,7 +60,9 @@ class Process:
             await self._end()
 
     async def _start(self) -> None:
-        command = embedded.guarded([sys.executable, *self.command[1:]], self.local_dir, grace=STOP_PATIENCE)
+        variables = [f"{name}={value}" for name, value in self.variables.items()]
+        command = ["env", *variables, sys.executable, *self.command[1:]]
+        command = embedded.guarded(command, self.local_dir, grace=STOP_PATIENCE)
         with self.log.open("ab") as log:
             self.guard = await asyncio.create_subprocess_exec(
                 *command,
