@@ -19,7 +19,7 @@ run:
 
 test:
 	@$(call install,requirements-dev.txt)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint:
 	@$(call install,requirements-dev.txt)
