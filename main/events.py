@@ -134,6 +134,10 @@ class Snapshot:
     def is_final(self) -> bool:
         return self.state in FINAL_STATES
 
+    @property
+    def done_steps(self) -> set[str]:
+        return {key for key, view in self.steps.items() if view["state"] == "done"}
+
     def public(self) -> dict[str, Any]:
         """Return `{"state", "details"}` as the contract of `/task-status/` has it."""
         details: dict[str, Any] = {
@@ -218,9 +222,9 @@ def merge(snapshot: Snapshot, stored: Snapshot) -> Snapshot:
 
 def _merged_entries(snapshot: Snapshot, stored: Snapshot) -> list[Entry]:
     """Return the entries of both: in the order that was shown, or at the end in the order that is stored."""
-    done = _done(stored)
+    done = stored.done_steps
     # Of a step that was seen running only, and is done, what an earlier try said is replaced.
-    replaced = done - _done(snapshot) if not stored.omitted else set()
+    replaced = done - snapshot.done_steps if not stored.omitted else set()
     live = {key: entry for key, entry in snapshot.entries.items() if key[0] not in replaced}
     more = {
         key: entry for key, entry in stored.entries.items() if key[0] in done or key[0] not in snapshot.steps
@@ -230,18 +234,14 @@ def _merged_entries(snapshot: Snapshot, stored: Snapshot) -> list[Entry]:
 
 def _merged_steps(snapshot: Snapshot, stored: Snapshot) -> dict[str, StepView]:
     shown_first = {} if stored.is_final else snapshot.steps
-    done = _done(stored)
+    done = stored.done_steps
     finished = {key: view for key, view in stored.steps.items() if key in done}
     return {**shown_first, **stored.steps, **snapshot.steps, **finished}
 
 
-def _done(snapshot: Snapshot) -> set[str]:
-    return {key for key, view in snapshot.steps.items() if view["state"] == "done"}
-
-
 def _go_on_live(stored: Snapshot, snapshot: Snapshot) -> None:
     """Let what is being written go on; what waits for its next attempt has not gone back to where it began."""
-    done = _done(stored)
+    done = stored.done_steps
     stored.texts = {step: parts for step, parts in snapshot.texts.items() if step not in done}
     stored.writing = snapshot.writing if snapshot.writing in stored.texts else None
     stored.status = snapshot.status
@@ -271,6 +271,8 @@ def _fold_progress(snapshot: Snapshot, event: Event) -> None:
 
 def _fold_step(snapshot: Snapshot, event: Event) -> None:
     key = event["step"]
+    if _is_done(snapshot, key):  # it is not done again: this was told before, by who did not know
+        return
     step: StepView = {"step": key, "name": event["name"][:MAX_NAME_LENGTH], "state": event["state"]}  # type: ignore[typeddict-item]
     if event.get("restarted"):
         step["restarted"] = True
@@ -282,12 +284,20 @@ def _fold_step(snapshot: Snapshot, event: Event) -> None:
     _bound_steps(snapshot)
 
 
+def _is_done(snapshot: Snapshot, key: str) -> bool:
+    return key in snapshot.steps and snapshot.steps[key]["state"] == "done"
+
+
 def _fold_entry(snapshot: Snapshot, event: Event) -> None:
+    if _is_done(snapshot, event["step"]):
+        return
     entry = {key: value for key, value in event.items() if key != "id"}
     _add_entry(snapshot, entry)  # type: ignore[arg-type]
 
 
 def _fold_token(snapshot: Snapshot, event: Event) -> None:
+    if _is_done(snapshot, event["step"]):
+        return
     if event["step"] not in snapshot.texts:  # of texts that grow at once one is shown, and not each in turn
         snapshot.writing = event["step"]
     parts = snapshot.texts.setdefault(event["step"], [])

@@ -524,16 +524,16 @@ class Execution(models.Model):
         elif self.attempt:  # it waits to be taken up again
             yield {"type": "state", "state": "PROGRESS", "status": "Waiting for a worker"}
         steps = list(self.steps.only("execution_id", "key", "name", "progress"))
+        entries = list(self.entries.all())  # after the steps: each has its own
+        for entry in entries:
+            yield entry.event()
         for step in steps:
             yield {"type": "step", "step": step.key, "name": step.name, "state": "done"}
             yield {"type": "progress", "progress": step.progress}
-        entries = list(self.entries.all())
         # Steps that left entries and no result failed, or were under way at the end.
         finished = {step.key for step in steps} | {""}
         for key in dict.fromkeys(entry.step for entry in entries if entry.step not in finished):
             yield {"type": "step", "step": key, "name": step_name(key), "state": "running"}
-        for entry in entries:
-            yield entry.event()
         if self.is_final:
             yield self.result_event()
 

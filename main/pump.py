@@ -23,7 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from main.channel import REDIS_TIMEOUT, follow, meta_key, read_events, read_meta, stream_key
+from main.channel import GATHER, REDIS_TIMEOUT, follow, meta_key, read_events, read_meta, stream_key
 from main.database import DATABASE_AWAY, with_database
 from main.events import LAST_SEQ, NO_EVENT, Event, EventId, Snapshot, fold, merge
 from main.models import Execution
@@ -112,6 +112,9 @@ class Watched:
         self.heard_at = time.monotonic()
         self.timer: asyncio.TimerHandle | None = None
         self.ready = asyncio.Event()
+
+    def is_missing_something_before(self, event: Event) -> bool:
+        return self.snapshot is None or not self.whole or _leaves_gap(self.snapshot, event)
 
     def wake_all(self) -> None:
         for watcher in self.watchers:
@@ -204,6 +207,7 @@ class Pump:
                     watched.whole = True
                 else:  # Redis may know less than another server has shown
                     watched.snapshot = await self._stored(execution_id)
+                    await self._let_redis_catch_up(watched)
                 await self._read(watched)
                 watched.framed_at = 0.0  # the first frame holds up none
             except BaseException:
@@ -235,16 +239,21 @@ class Pump:
         watched.whole = known is not None and _leads_to(known, events)
         shown = watched.snapshot or (await self._stored(watched.id) if known is None else None)
         early, watched.early = watched.early, None
-        snapshot = follow(watched.id, known, [*events, *early]) if known else None
-        if snapshot and shown and snapshot is not shown:
-            snapshot = merge(snapshot, shown)
-        elif shown and not snapshot:
-            snapshot = follow(watched.id, shown, [*events, *early])
-        if snapshot is None:
+        newer = [*events, *early]
+        if known is None or known is shown:
+            watched.snapshot = follow(watched.id, shown, newer) if shown else None
+        else:
+            watched.snapshot = _newest(follow(watched.id, known, newer), shown)
+        if watched.snapshot is None:
             return
-        watched.snapshot = snapshot
         watched.heard_at = time.monotonic()
         watched.make_frame()
+
+    async def _let_redis_catch_up(self, watched: Watched) -> None:
+        """Wait a moment where a step is stored that Redis does not know as done: events are gathered before they go."""
+        known = follow(watched.id, *await self._known(watched))
+        if watched.snapshot and not watched.snapshot.done_steps <= (known.done_steps if known else set()):
+            await asyncio.sleep(2 * GATHER)
 
     async def _known(self, watched: Watched) -> tuple[Snapshot | None, list[bytes]]:
         """Return the newest whole snapshot, if there is one, and the events after it that Redis has."""
@@ -262,6 +271,10 @@ class Pump:
         except (RedisError, OSError):
             return snapshot, []
         return snapshot, events
+
+    async def _take_stored(self, watched: Watched) -> None:
+        if stored := await self._stored(watched.id):
+            watched.snapshot = merge(watched.snapshot, stored) if watched.snapshot else stored
 
     async def _stored(self, execution_id: str) -> Snapshot | None:
         try:
@@ -343,8 +356,11 @@ class Pump:
             return
         watched.heard_at = time.monotonic()
         event: Event = orjson.loads(encoded)
-        if watched.snapshot is None or not watched.whole or _leaves_gap(watched.snapshot, event):
+        if watched.is_missing_something_before(event):
             await self._read(watched)
+            watched.whole = not watched.is_missing_something_before(event)
+            if not watched.whole and _tells_an_end(event):  # which is stored, with what led to it
+                await self._take_stored(watched)
         if watched.snapshot:
             watched.snapshot = fold(watched.snapshot, event)
             watched.changed()
@@ -385,6 +401,17 @@ class Pump:
                 watched.snapshot = merge(watched.snapshot, found) if watched.snapshot else found
                 watched.heard_at = time.monotonic()
                 watched.changed()
+
+
+def _newest(known: Snapshot | None, shown: Snapshot | None) -> Snapshot | None:
+    """Return what Redis knows, with what was shown or is stored, or that alone where Redis is behind."""
+    if known is None or shown is None:
+        return known or shown
+    return merge(known, shown) if known.id > shown.id else shown
+
+
+def _tells_an_end(event: Event) -> bool:
+    return event["type"] == "result" or (event["type"] == "step" and event["state"] == "done")
 
 
 def _leaves_gap(snapshot: Snapshot, event: Event) -> bool:

@@ -423,10 +423,10 @@ def test_merging_keeps_what_was_shown() -> None:
     stored = folded(
         numbered(
             {"type": "state", "state": "PROGRESS", "status": "Running"},
-            step("A", "done"),
-            {"type": "progress", "progress": 50},
             log("A", 0, "asking"),
             log("A", 1, "asked"),
+            step("A", "done"),
+            {"type": "progress", "progress": 50},
             attempt=0,
         )
     )
@@ -486,7 +486,7 @@ def test_a_step_that_only_the_database_knows_as_done_is_done() -> None:
     live = folded(
         numbered(log("", 0, "begun"), step("A"), log("A", 0, "old"), log("A", 1, "older"), token("Once", "A"))
     )
-    stored = folded(numbered(step("A", "done"), log("A", 0, "new"), {"type": "progress", "progress": 50}))
+    stored = folded(numbered(log("A", 0, "new"), step("A", "done"), {"type": "progress", "progress": 50}))
     stored.id = EventId(2, 0)
     merged = merge(live, stored)
     details = merged.public()["details"]
@@ -513,7 +513,7 @@ def test_entries_stay_in_the_order_that_was_shown() -> None:
         numbered(log("", 0, "begun"), step("A"), log("A", 0, "a"), step("A", "done"), log("", 1, "then"))
     )
     stored = folded(
-        numbered(step("A", "done"), log("A", 0, "a"), step("B", "done"), log("B", 0, "b"), attempt=0)
+        numbered(log("A", 0, "a"), step("A", "done"), log("B", 0, "b"), step("B", "done"), attempt=0)
     )
     assert [message for _, message in messages(merge(live, stored))] == ["begun", "a", "then", "b"]
 
@@ -521,3 +521,13 @@ def test_entries_stay_in_the_order_that_was_shown() -> None:
 def test_what_waits_for_its_next_attempt_does_not_look_unbegun() -> None:
     live = folded(numbered({"type": "state", "state": "PROGRESS", "status": "Running"}))
     assert merge(live, Snapshot()).public()["state"] == "PROGRESS"
+
+
+def test_what_is_done_is_not_begun_again() -> None:
+    """Such events were told before: Redis has some of those that led to what the database knows."""
+    snapshot = folded(numbered(log("A", 0, "last"), step("A", "done")))
+    earlier = numbered(step("A", restarted=True), log("A", 0, "first"), token("x", "A"), attempt=2)
+    for event in earlier:
+        snapshot = fold(snapshot, event)
+    assert (messages(snapshot), snapshot.steps["A"]["state"]) == ([("A", "last")], "done")
+    assert "partial_result" not in snapshot.public()["details"]
