@@ -27,8 +27,11 @@ class Way(Protocol):
 def run_again(execution: Execution, **fields: Any) -> Execution:
     """Start an execution with the same flow, inputs, owner, visitor and priority; `fields` are more of the new row.
 
-    Raises UnknownFlowError, InputError or Conflict where the flow is gone, has changed or lacks a setting.
+    Raises UnknownFlowError, InputError or Conflict where the flow is gone, has changed or lacks a setting, and
+    Conflict where it has not ended.
     """
+    if not execution.is_final:
+        raise Conflict(_("The execution has not ended yet."))
     with transaction.atomic():
         execution.settle()
         return _start(execution, **fields)

@@ -19,6 +19,8 @@ from rest_framework.request import Request
 from main.channel import with_redis
 
 PROBLEM = "application/problem+json"
+# How deep a body may be nested: what is done with it is recursive.
+MAX_DEPTH = 100
 
 
 def problem(status: int, detail: str, errors: Mapping[str, list[str]] | None = None) -> HttpResponse:
@@ -108,6 +110,20 @@ class SessionAuthentication(authentication.SessionAuthentication):
             ) from None
 
 
+def _depth(value: Any) -> int:
+    """Return how deep a JSON value is nested, level by level: it may be deeper than Python can recurse."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return depth
+
+
 class JSONObjectParser(parsers.BaseParser):
     """Reads a JSON object, whatever the content type says."""
 
@@ -120,6 +136,8 @@ class JSONObjectParser(parsers.BaseParser):
             raise Invalid(_("The body is not JSON: %(error)s.") % {"error": error}) from None
         if not isinstance(body, dict):
             raise Invalid(_("The body is not a JSON object."))
+        if _depth(body) > MAX_DEPTH:
+            raise Invalid(_("The body is nested more than %(most)d levels deep.") % {"most": MAX_DEPTH})
         return body
 
 

@@ -262,6 +262,11 @@ def _finish(execution: Execution, run: Run, publisher: Publisher, **outcome: Any
 
 
 def _failed(execution: Execution, run: Run, publisher: Publisher, error: BaseException) -> None:
+    if (
+        workplace.closing
+    ):  # the worker may end under the flow's hands; what it does itself comes again elsewhere
+        _stopped(execution, publisher, CLOSING)
+        return
     failure = classify_error(error)
     # The trace is for the server's log alone.
     logger.warning("execution %s failed: %s", execution.id, failure.type, exc_info=error)

@@ -38,13 +38,15 @@ from main.run import StepRecord, Stopped, entry_address, page_address, step_name
 # Seconds a claim holds without a heartbeat.
 LEASE = 15
 # How many leases may run out before the execution is taken for the cause.
-MAX_CRASHES = 3
+MAX_CRASHES = queues.SUSPECT + 1
 # A worker looks for work every 2 s; one that is silent for this many seconds is gone, or its database is.
 SILENCE = 15
 
 CANCELLED = ErrorDetail(type="cancelled", message="The execution was cancelled.", retryable=False)
 
 LOST = "The execution ended or was taken over."
+# How many executions a sweep ends for one reason; the next sweep ends more.
+ENDED_AT_ONCE = 500
 # Seconds for which an Idempotency-Key gives what it started before.
 IDEMPOTENCY_PERIOD = 24 * 3600
 
@@ -91,15 +93,20 @@ class Execution(models.Model):
     # An anonymous browser session, by the random id that it keeps.
     visitor = models.UUIDField(_("visitor"), null=True, blank=True)
     # Whose turns and limits count: the user's or the visitor's id.
-    owner_key = models.UUIDField(default=queues.NOBODY, editable=False)
+    owner_key = models.UUIDField(default=queues.NOBODY, db_default=queues.NOBODY, editable=False)
     priority = models.CharField(
-        _("priority"), max_length=10, choices=Priority.choices, default=Priority.NORMAL
+        _("priority"),
+        max_length=10,
+        choices=Priority.choices,
+        default=Priority.NORMAL,
+        db_default=Priority.NORMAL,
     )
-    turn = models.BigIntegerField(_("turn"), default=0)
+    # What was handed back has -1, and goes before everybody else's.
+    turn = models.BigIntegerField(_("turn"), default=0, db_default=0)
     # Until when it may wait for its first claim, which clears it.
     expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
     idempotency_key = models.CharField(max_length=255, null=True, editable=False)  # noqa: DJ001 unique, or none
-    request_hash = models.CharField(max_length=64, blank=True, editable=False)
+    request_hash = models.CharField(max_length=64, blank=True, db_default="", editable=False)
     # What this one was started from again.
     origin = models.ForeignKey(
         "self",
@@ -142,6 +149,11 @@ class Execution(models.Model):
                 fields=("kind", "priority", "owner_key", "turn"),
                 condition=models.Q(state="PENDING"),
                 name="execution_turns",
+            ),
+            models.Index(
+                fields=("turn",),
+                condition=models.Q(state="PENDING", crashes__gte=queues.SUSPECT),
+                name="execution_suspects",
             ),
             models.Index(
                 fields=("expires_at",),
@@ -290,13 +302,13 @@ class Execution(models.Model):
         draw = random.random() if draw is None else draw  # noqa: S311
         most_by_flow = {flow.name: flow.concurrency for flow in FLOW_REGISTRY.values() if flow.concurrency}
         if not most_by_flow and not settings.OWNER_CONCURRENCY:
-            return cls._claim(worker, queues.parameters(kind, draw, [], []))
+            return cls._claim(kind, worker, queues.parameters(kind, draw, [], []))
         with transaction.atomic():
             full = _full(most_by_flow, settings.OWNER_CONCURRENCY)
-            return cls._claim(worker, queues.parameters(kind, draw, *full))
+            return cls._claim(kind, worker, queues.parameters(kind, draw, *full))
 
     @classmethod
-    def _claim(cls, worker: str, asked: dict[str, Any]) -> "Execution | None":
+    def _claim(cls, kind: str, worker: str, asked: dict[str, Any]) -> "Execution | None":
         claimed = cls.objects.raw(
             f"""
             UPDATE main_execution SET
@@ -304,7 +316,7 @@ class Execution(models.Model):
                 lease_until = clock_timestamp() + %(lease)s * interval '1 second',
                 started_at = coalesce(started_at, clock_timestamp()),
                 deadline = coalesce(deadline, clock_timestamp() + time_limit * interval '1 second')
-            WHERE id = {queues.NEXT}
+            WHERE id = {queues.next_id(kind)}
             RETURNING *
             """,  # noqa: S608 — our own text
             {"worker": worker, "lease": LEASE, **asked},
@@ -424,7 +436,8 @@ class Execution(models.Model):
         """Put executions back whose lease ran out, and count the crash; return their kinds."""
         rows = _rows(
             """
-            UPDATE main_execution SET state = 'PENDING', crashes = crashes + 1, lease_until = NULL, worker = ''
+            UPDATE main_execution SET
+                state = 'PENDING', crashes = crashes + 1, lease_until = NULL, worker = '', turn = -1
             WHERE id IN (
                 SELECT id FROM main_execution
                 WHERE state = 'RUNNING' AND lease_until < clock_timestamp() AND crashes + 1 < %s
@@ -481,16 +494,17 @@ class Execution(models.Model):
         """Delete the oldest of what ended more than some days ago, at most so many; return how many."""
         old = cls.objects.filter(finished_at__lt=_clock() - timedelta(days=days)).order_by("finished_at")
         ids = list(old.values_list("id", flat=True)[:most])
-        cls.objects.filter(id__in=ids).delete()
+        cls.objects.filter(id__in=ids).only("id").delete()  # what it holds need not be read for that
         return len(ids)
 
     @classmethod
     def waiting(cls, older_than: float = 0.0) -> dict[str, int]:
-        """Count by kind what has waited for more than some seconds."""
+        """Count by the kind of worker that takes it what has waited for more than some seconds."""
         rows = _rows(
-            "SELECT kind, count(*) FROM main_execution WHERE state = 'PENDING' "
-            "AND created_at < clock_timestamp() - %s * interval '1 second' GROUP BY kind",
-            [older_than],
+            "SELECT CASE WHEN kind = %s AND crashes >= %s THEN %s ELSE kind END AS worker_kind, count(*) "
+            "FROM main_execution WHERE state = 'PENDING' "
+            "AND created_at < clock_timestamp() - %s * interval '1 second' GROUP BY worker_kind",
+            [queues.TOGETHER, queues.SUSPECT, queues.ALONE, older_than],
         )
         return dict(rows)
 
@@ -498,8 +512,12 @@ class Execution(models.Model):
     def _end_all(cls, condition: models.Q, error: ErrorDetail, **changes: Any) -> "list[Execution]":
         with transaction.atomic():
             # A row that somebody has locked is left for the next time: one sweeper waits for it, and all would.
-            due = cls.objects.filter(condition).select_for_update(skip_locked=True)
-            return [each for each in due if each._end(condition, cls.State.FAILURE, error=error, **changes)]
+            due = cls.objects.filter(condition).defer("inputs", "result").select_for_update(skip_locked=True)
+            return [
+                each
+                for each in due[:ENDED_AT_ONCE]
+                if each._end(condition, cls.State.FAILURE, error=error, **changes)
+            ]
 
     def _end(self, condition: models.Q, state: str, **changes: Any) -> bool:
         """The UPDATE behind every end of one execution: it happens where the condition still holds."""
@@ -765,6 +783,16 @@ class WorkerBeat(models.Model):
         )
 
     @classmethod
+    def places_by_kind(cls) -> dict[str, int]:
+        """Return by kind how much the workers that are there run at once."""
+        rows = _rows(
+            "SELECT kind, sum(capacity) FROM main_workerbeat "
+            "WHERE beat_at > clock_timestamp() - %s * interval '1 second' GROUP BY kind",
+            [SILENCE],
+        )
+        return {kind: int(places) for kind, places in rows}
+
+    @classmethod
     def prune(cls) -> None:
         """Forget workers that have been silent for an hour."""
         _rows(
@@ -825,7 +853,7 @@ def _full(most_by_flow: dict[str, int], most_by_owner: int) -> tuple[list[str], 
 
 def _hand_back(condition: str, parameters: list[Any]) -> list[str]:
     rows = _rows(
-        "UPDATE main_execution SET state = 'PENDING', lease_until = NULL, worker = '' "  # noqa: S608 — two own texts
+        "UPDATE main_execution SET state = 'PENDING', lease_until = NULL, worker = '', turn = -1 "  # noqa: S608 — two own texts
         f"WHERE state = 'RUNNING' AND {condition} RETURNING kind",
         parameters,
     )

@@ -18,6 +18,11 @@ from django.utils.translation import gettext_lazy as _
 SHARES = {"high": 16, "normal": 4, "low": 1}
 # Seconds that an execution may wait for its first claim.
 WAITING_LIMITS = {"high": 3600, "normal": 24 * 3600, "low": 7 * 24 * 3600}
+# How many crashes make an execution suspect of having caused them: the next one would end it.
+SUSPECT = 2
+# Workers of the one kind run many executions in one process, those of the other each in a process of its own. There
+# suspects run, so that none is ended for what its neighbour does.
+TOGETHER, ALONE = "io", "cpu"
 # Whose turn it is where there is neither user nor visitor.
 NOBODY = uuid.UUID(int=0)
 # The advisory lock of claims while there are limits to count; any number that nothing else in this database uses.
@@ -60,15 +65,20 @@ def next_turn(kind: str, priority: str, owner_key: uuid.UUID) -> RawSQL:
     )
 
 
+_SUSPECT = f"""(
+    SELECT id FROM main_execution
+    WHERE state = 'PENDING' AND kind = '{TOGETHER}' AND crashes >= {SUSPECT}
+        AND flow <> ALL(%(full_flows)s) AND owner_key <> ALL(%(full_owners)s::uuid[])
+    ORDER BY turn LIMIT 1 FOR UPDATE SKIP LOCKED
+)"""  # noqa: S608 — our own names
 _HEAD = """(
     SELECT id FROM main_execution
-    WHERE state = 'PENDING' AND kind = %(kind)s AND priority = %({priority})s
+    WHERE state = 'PENDING' AND kind = %(kind)s AND priority = %({priority})s AND crashes < %(crashes)s
         AND (expires_at IS NULL OR expires_at > clock_timestamp())
         AND flow <> ALL(%(full_flows)s) AND owner_key <> ALL(%(full_owners)s::uuid[])
     ORDER BY turn, created_at LIMIT 1 FOR UPDATE SKIP LOCKED
 )"""
-# `coalesce` looks into the second only where the first has nothing.
-NEXT = f"coalesce({', '.join(_HEAD.format(priority=name) for name in ('first', 'second', 'third'))})"
+_HEADS = [_HEAD.format(priority=name) for name in ("first", "second", "third")]
 
 FULL_FLOWS = """
     SELECT flow FROM main_execution
@@ -80,14 +90,23 @@ FULL_OWNERS = """
 """
 
 
+_ANY = 32767  # the largest that the column holds
+
+
+def next_id(kind: str) -> str:
+    """Return the SQL for the id of who is next. `coalesce` looks into the second only where the first has nothing."""
+    return f"coalesce({', '.join([_SUSPECT, *_HEADS] if kind == ALONE else _HEADS)})"
+
+
 def parameters(
     kind: str, draw: float, full_flows: Iterable[str], full_owners: Iterable[Any]
 ) -> dict[str, Any]:
-    """Return what `NEXT` is asked with."""
+    """Return what `next_id` is asked with."""
     priorities = dict(zip(("first", "second", "third"), in_order(draw), strict=True))
     return {
         "kind": kind,
         **priorities,
+        "crashes": SUSPECT if kind == TOGETHER else _ANY,
         "full_flows": list(full_flows),
         "full_owners": list(full_owners),
     }

@@ -21,7 +21,7 @@ from main.database import DATABASE_AWAY, with_database
 from main.engine import work, workplace
 from main.leases import PULSE, heart, worker_name
 from main.models import LEASE, Execution, WorkerBeat
-from main.outside_ends import announce_outside_end
+from main.outside_ends import announce_outside_ends
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +57,13 @@ def sweep() -> None:
     global _swept_at
     with_database(lambda: WorkerBeat.beat(worker_name(), workplace.kind, workplace.capacity, workplace.stuck))
     ended = with_database(_keep_promises)
-    for execution in ended or ():
-        announce_outside_end(execution)
+    _swept_at = time.monotonic()  # the database was there; what follows may take its time, or stumble
     waiting = with_database(lambda: Execution.waiting(older_than=BELL_PATIENCE))
+    _look_for_work(waiting)
     if ended is not None:
         _ring_for(waiting)
+        announce_outside_ends(ended)
         prune()
-    _look_for_work(waiting)
-    _swept_at = time.monotonic()
 
 
 def give_up_stuck(give_up: Callable[[int], None], patience: float) -> None:
@@ -73,8 +72,9 @@ def give_up_stuck(give_up: Callable[[int], None], patience: float) -> None:
         # It may still be ours, where a database that was away stopped the run: no lease shall run out for that.
         if with_database(Execution(id=claim.id, attempt=claim.attempt).hand_back):
             logger.info("execution %s: handed back", claim.id)
-        heart.give_up(claim)
-        give_up(thread)
+        if (claim, thread) in heart.stuck(patience):  # it may have ended meanwhile, and begun another
+            heart.give_up(claim)
+            give_up(thread)
 
 
 def _keep_promises() -> list[Execution] | None:
@@ -83,17 +83,17 @@ def _keep_promises() -> list[Execution] | None:
         cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK])
         if cursor.fetchone() != (True,):
             return None
-        ended = Execution.end_overdue() + Execution.end_expired()
+        ended = []
         if not _was_away():
-            ended += Execution.end_poisonous()
             if taken_back := Execution.take_back():
                 logger.warning("%d leases ran out; other workers shall go on", len(taken_back))
-        WorkerBeat.prune()
-        return ended
+            ended = Execution.end_poisonous()
+        return ended + Execution.end_overdue() + Execution.end_expired()
 
 
 def prune() -> None:
     """Delete some of what ended long ago; whatever is left comes with the next sweeps."""
+    with_database(WorkerBeat.prune)
     if days := settings.EXECUTION_RETENTION_DAYS:
         with_database(lambda: Execution.prune(days, most=PRUNED_AT_ONCE))
 
@@ -108,12 +108,13 @@ def _was_away() -> bool:
 
 
 def _ring_for(waiting: dict[str, int]) -> None:
-    """Ring for rows that wait without a bell; those in the queue have one."""
+    """Ring for rows that wait without a bell, as far as there is place: who has worked goes on by itself."""
+    places = with_database(WorkerBeat.places_by_kind)
     for kind, count in waiting.items():
         rung = with_redis(lambda redis, kind=kind: redis.llen(kind))  # type: ignore[misc]
         if rung is None:
             return
-        for _ in range(min(count - rung, bells.MAX_WAITING_RINGS)):
+        for _ in range(min(count, places.get(kind, 0)) - rung):
             bells.ring(kind)
 
 

@@ -13,7 +13,13 @@ from typing import Any
 import psutil
 from billiard import active_children
 from celery.concurrency.asynpool import AsynPool
-from celery.signals import celeryd_after_setup, worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import (
+    celeryd_after_setup,
+    worker_process_init,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 from django.conf import settings
 
 from config.celery import app
@@ -41,6 +47,8 @@ ORPHANS = 2.0
 
 # Read by the children of a prefork worker, and closed by their parent when it stops.
 _parent_pipe: tuple[int, int] | None = None
+# Ends this worker, once it is told to stop.
+_closing: threading.Thread | None = None
 # Whether this process is such a child.
 _is_child = False
 
@@ -188,7 +196,16 @@ def _give_up_thread(thread: int) -> None:
 
 @worker_shutting_down.connect
 def _close(**_: Any) -> None:
-    threading.Thread(target=_hand_back_and_exit, name="closing").start()
+    global _closing
+    _closing = threading.Thread(target=_hand_back_and_exit, name="closing")
+    _closing.start()
+
+
+@worker_shutdown.connect
+def _stay(**_: Any) -> None:
+    """Keep the interpreter from ending under runs that still have some time: they could start no thread any more."""
+    if _closing:
+        _closing.join()
 
 
 def _hand_back_and_exit(code: int = 0) -> None:

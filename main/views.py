@@ -321,8 +321,6 @@ class RunAgain(APIView):
         execution = _visible(request, execution_id)
         body = _body(request)
         way = requested_way(body, default=START)
-        if not execution.is_final:
-            raise Conflict(_("The execution has not ended yet."))
         _check_open(request, FLOW_REGISTRY.get(execution.flow))
         owner = Owner(execution.owner_id, execution.visitor)
         try:

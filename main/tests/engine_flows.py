@@ -83,6 +83,12 @@ def stubborn_flow(run: Run, folder: str) -> str:
     return str(run.step("Hang", hang))
 
 
+@flow(public=True)
+def deadly_flow(run: Run) -> None:
+    """Kill the process that it runs in."""
+    run.step("Die", lambda: os._exit(1))
+
+
 @flow(public=True, time_limit=1)
 def endless_flow(run: Run) -> None:
     """Run past the limit."""

@@ -839,6 +839,7 @@ def test_a_sweep_rings_as_many_bells_as_waiting_rows_lack(
     bells_waiting: Callable[[], int], workplace: Workplace
 ) -> None:
     workplace.closing = True
+    workplace.capacity = 10
     for _ in range(5):
         rows.waiting(created_at=ago(10))
     rows.waiting()  # has just been rung for
@@ -988,3 +989,48 @@ def test_a_result_that_is_far_too_large_is_a_failure_that_says_what_to_do() -> N
         "The flow returned 9000002 bytes; at most 8388608 are kept. "
         "Write it to a file or a database and return where it is."
     )
+
+
+def test_a_sweep_rings_for_no_more_than_there_is_place_for(
+    bells_waiting: Callable[[], int], workplace: Workplace
+) -> None:
+    workplace.closing = True
+    workplace.capacity = 3
+    for _ in range(5):
+        rows.waiting(created_at=ago(10))
+    for _ in range(2):
+        sweeper.sweep()
+    assert_rings_are_over()
+    assert bells_waiting() == 3
+
+
+def test_what_stumbles_late_in_a_sweep_keeps_no_promise_from_being_kept(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Execution, "prune", stumble)
+    monkeypatch.setattr(sweeper, "_swept_at", time.monotonic() - 1)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            sweeper.sweep()
+        monkeypatch.setattr(sweeper, "_swept_at", (sweeper._swept_at or 0) - sweeper.SWEEP)
+    dead = rows.claimed()
+    let_expire(dead)
+    with pytest.raises(ZeroDivisionError):
+        sweeper.sweep()
+    assert Execution.objects.get(id=dead.id).crashes == 1
+
+
+def test_what_a_flow_raises_while_its_worker_stops_is_not_its_end(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter ends under its threads: nothing of that is the flow's."""
+    execution = waiting("secret_flow")
+    claimed = Execution.claim_next(execution.kind, worker_name())
+    assert claimed
+    workplace.closing = True
+    monkeypatch.setattr(Run, "stop_at_step", lambda *_: None)
+    engine.execute(claimed)
+    assert Execution.objects.get(id=execution.id).state == "PENDING"

@@ -470,6 +470,28 @@ def test_an_execution_whose_workers_died_less_often_is_tried_again(visitor: Visi
     assert (execution.crashes, execution.attempt) == (2, 3)
 
 
+def test_a_poisonous_execution_ends_alone(platform: Platform, visitor: Visitor, tmp_path: Path) -> None:
+    """What ran beside it in the same process, each time it died, goes on."""
+    neighbour = visitor.start("gate_flow", folder=str(tmp_path))
+    wait_until((tmp_path / "wait-1").exists, 20)
+    poison = visitor.start("deadly_flow")
+    for _ in range(2):
+        platform["worker-io"].guard.wait(30)
+        Execution.objects.filter(state="RUNNING").update(lease_until=timezone.now())
+        platform["worker-io"].restart()
+    wait_until(lambda: Execution.objects.get(id=poison).attempt == 3, 20)
+    wait_until(lambda: not is_there(int(Execution.objects.get(id=poison).worker.rpartition("/")[2])), 10)
+    Execution.objects.filter(id=poison).update(lease_until=timezone.now())
+    error: dict[str, Any] = list(visitor.watch(poison))[-1]["details"]["error"]
+    assert error["type"] == "poison"
+    open_gate(tmp_path)
+    assert list(visitor.watch(neighbour))[-1]["state"] == "SUCCESS"
+
+
+def is_there(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 # The web server
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from django.conf import LazySettings
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from main import queues, sweeper
@@ -350,3 +350,32 @@ def test_a_sweep_deletes_what_is_old(settings: LazySettings, days: int, left: in
     Execution.objects.update(finished_at=datetime.now(UTC) - timedelta(days=91))
     sweeper.prune()
     assert Execution.objects.count() == left
+
+
+# After a crash
+
+
+def test_what_comes_back_goes_before_whoever_comes_anew(race_flow: Callable[..., Flow]) -> None:
+    """Also where its own round was late, and those of today begin at the first again."""
+    registered = race_flow()
+    start_many(registered, ALICE, 30)
+    claims = [claim() for _ in range(30)]
+    back = [execution for execution in claims[-2:] if execution]
+    back[0].hand_back()
+    Execution.objects.filter(id=back[1].id).update(lease_until=datetime.now(UTC) - timedelta(seconds=1))
+    Execution.take_back()
+    for _ in range(5):
+        start_many(registered, uuid.uuid4(), 1)
+    assert {claim(), claim()} == set(back)
+
+
+def test_a_suspect_runs_in_a_process_of_its_own() -> None:
+    """Its next crash would end it, so nothing that runs beside it shall be able to cause that."""
+    with transaction.atomic():  # that no worker of a running platform sees
+        suspect, other = waiting(kind="io", crashes=queues.SUSPECT), waiting(kind="io", crashes=1)
+        assert Execution.waiting() == {"cpu": 1, "io": 1}
+        assert Execution.claim_next("io", "bob/1/1") == other
+        assert Execution.claim_next("io", "bob/1/1") is None
+        assert Execution.claim_next("cpu", "bob/1/2") == suspect
+        assert Execution.claim_next("cpu", "bob/1/2") is None
+        transaction.set_rollback(True)

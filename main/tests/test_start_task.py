@@ -47,6 +47,10 @@ def test_the_slash_at_the_end_does_not_matter(visitor: Visitor, path: str) -> No
         (b'{"flow": 7}', "“flow” is not a string"),
         (b'{"flow": "count_flow", "inputs": [1]}', "“inputs” is not an object"),
         (b'{"flow": "count_flow", "inputs": null}', "“inputs” is not an object"),
+        (
+            b'{"flow": "count_flow", "inputs": {"to": ' + b"[" * 330 + b"]" * 330 + b"}}",
+            "more than 100 levels",
+        ),
         (b'{"flow": "count_flwo"}', "Did you mean “count_flow”"),
     ],
 )

@@ -86,6 +86,7 @@ def test_workers_count_while_they_are_heard_of(staff: Client) -> None:
 def test_bells_are_what_redis_holds_or_unknown(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     # A queue that no worker of a running platform listens to.
     monkeypatch.setattr(queues, "QUEUES", {"race.high": queues.Queue("race", "high")})
+    channel.redis_client().delete("race")  # what tests rang for and nobody heard
     channel.redis_client().rpush("race", "bell", "bell")
     try:
         assert asked(staff)[1]["race"]["bells"] == 2
