@@ -23,6 +23,8 @@ COUNTED = (LOST, STUCK, TWICE, CONTRADICTION, AGAIN, STALE, LIMIT)
 
 # Seconds in which a process that is told to stop is gone, and in which a start is answered without Redis.
 STOP_LIMIT, START_LIMIT = 5.0, 1.0
+# Which share of the planned faults has to be done; now and then there is nothing to harm.
+DONE_SHARE = 0.8
 # Seconds after a fault of a web server in which the next one may still be starting.
 BOOT = 6.0
 WITHOUT_REDIS = ("redis killed", "redis hung", "redis cut off")
@@ -319,6 +321,9 @@ def _went_on(id_: str, attempt: int, fault: Fault, since: float, notes: list[Not
 
 
 def judge_limits(facts: Facts) -> Iterator[Finding]:
+    done = sum(not fault.skipped for fault in facts.faults)
+    if done < DONE_SHARE * len(facts.faults):
+        yield Finding(LIMIT, "faults", f"only {done} of {len(facts.faults)} faults could be done")
     for row in figures(facts):
         slow = row.percentile(99)
         if row.kind.limit and slow is not None and slow > row.kind.limit:

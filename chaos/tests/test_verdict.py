@@ -165,6 +165,7 @@ def test_a_lasting_fault_is_recovered_from_when_anything_happens_after_its_end()
         {"faults": [fault(HUNG, 2.5, 3.5, stopped_in=5.1)]},
         {"faults": [fault(HUNG, 2.5, 9.5)], "asked": [Asked(3.0, 1.2, 200)]},
         {"unanswered": [Start(0.0, "steps_flow", "t", 1.0)]},
+        {"faults": [fault(KILL, 2.5, 2.6, skipped="nothing to kill")]},
     ],
 )
 def test_what_takes_too_long_is_counted(slow: dict[str, Any]) -> None:

@@ -77,33 +77,32 @@ function randomKey() {
 
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-// The start that was given up without an answer: it may have happened. The same once more is the same start.
+// The request that was given up without an answer: it may have been done. The same once more is the same one.
 let unanswered = null;
 
 /**
- * Starts a flow and returns the execution's id. Where no answer comes, the request is sent again, under the same
+ * Sends a request that starts an execution, and returns its id. Where no answer comes, it is sent again under the same
  * key: the server starts once per key, so that nothing is lost nor doubled.
  * @param waiting called before each pause
+ * @param givenUp the sentence for when nothing came in all that time
  */
-export async function start(flow, inputs, waiting) {
-  const body = JSON.stringify({ flow, inputs });
-  const key = unanswered?.body === body ? unanswered.key : randomKey();
+async function startOnce(path, fields, waiting, givenUp) {
+  const body = JSON.stringify(fields);
+  const asked = path + body;
+  const key = unanswered?.asked === asked ? unanswered.key : randomKey();
   unanswered = null;
   const until = Date.now() + PATIENCE;
   for (let tries = 0; ; tries += 1) {
     try {
       const signal = AbortSignal.timeout?.(ANSWER_WITHIN);
-      return (await post("/start-task/", body, { "Idempotency-Key": key }, { signal })).task_id;
+      return (await post(path, body, { "Idempotency-Key": key }, { signal })).task_id;
     } catch (problem) {
       if (!problem.passes) throw problem;
       // Not all at once, where a deploy has many people waiting.
       const pause = Math.max(PAUSES[Math.min(tries, PAUSES.length - 1)], problem.pause) * (1 + Math.random() / 4);
       if (Date.now() + pause > until) {
-        unanswered = { body, key };
-        throw new Problem(
-          gettext("The server does not answer. What you entered is kept: press Start again in a moment. It starts only once."),
-          problem.status,
-        );
+        unanswered = { asked, key };
+        throw new Problem(givenUp, problem.status);
       }
       waiting();
       await sleep(pause);
@@ -111,11 +110,26 @@ export async function start(flow, inputs, waiting) {
   }
 }
 
+/** Starts a flow and returns the execution's id. */
+export const start = (flow, inputs, waiting) =>
+  startOnce(
+    "/start-task/",
+    { flow, inputs },
+    waiting,
+    gettext("The server does not answer. What you entered is kept: press Start again in a moment. It starts only once."),
+  );
+
 /**
  * Starts an execution again and returns the new one's id.
  * @param from "start", or "failed_step", which keeps the finished steps
  */
-export const runAgain = async (id, from) => (await post(`/api/v1/executions/${id}/run-again`, { from })).task_id;
+export const runAgain = (id, from) =>
+  startOnce(
+    `/api/v1/executions/${id}/run-again`,
+    { from },
+    () => {},
+    gettext("The server cannot be reached. Check the connection and try again."),
+  );
 
 /** The session's executions, newest first, without details. */
 export const list = async () => (await getJSON("/executions/")).executions;
