@@ -1,6 +1,7 @@
 """A journal and a channel in memory: what a run keeps and says, without databases."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -10,6 +11,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
 from langgraph.checkpoint.memory import InMemorySaver
 
+from main import run as run_module
+from main.errors import FlowError
 from main.events import Entry, Event, Snapshot, fold
 from main.graphs import Writes, outcome
 from main.run import NODE, Recorded, Run, StepRecord
@@ -123,6 +126,26 @@ def journal() -> Journal:
 @pytest.fixture
 def channel() -> Channel:
     return Channel()
+
+
+@pytest.fixture
+def new_run(journal: Journal, channel: Channel) -> Callable[..., Run]:
+    """An attempt on the same journal and channel as the one before."""
+    return lambda **options: Run("7", journal=journal, channel=channel, **options)
+
+
+@pytest.fixture
+def run(new_run: Callable[..., Run]) -> Run:
+    return new_run()
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "FIRST_PAUSE", 0.002)
+
+
+def busy(message: str = "The oracle is asleep.", **how: Any) -> FlowError:
+    return FlowError(message, type="unavailable", retryable=True, **how)
 
 
 class ToolWatcher(BaseCallbackHandler):

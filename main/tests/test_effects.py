@@ -5,10 +5,11 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from main import run as run_module
 from main.errors import FlowError
 from main.run import MAX_EFFECT_KEY_LENGTH, Run
 from main.tests.memory import Channel, Journal
+
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 class Receiver:
@@ -25,17 +26,6 @@ class Receiver:
         if self._answers and (error := self._answers.pop(0)):
             raise error
         return receipt
-
-
-@pytest.fixture
-def new_run(journal: Journal, channel: Channel) -> Callable[..., Run]:
-    """An attempt on the same journal and channel as the one before."""
-    return lambda **options: Run("7", journal=journal, channel=channel, **options)
-
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "FIRST_PAUSE", 0.002)
 
 
 def lost() -> FlowError:

@@ -24,9 +24,10 @@ from main.events import Entry as EntryView
 from main.events import Event
 from main.leases import Heart, heart, worker_name
 from main.models import LEASE, Claim, Entry, Execution, Step, WorkerBeat
-from main.registry import get_flow, load_flows
+from main.registry import load_flows
 from main.run import Run, Stopped
 from main.tests import rows
+from main.tests.executing import claim, executed, fresh, waiting
 from main.tests.memory import Channel, Journal
 from main.tests.rows import KIND, in_thread, let_expire, wait_for_lock, without_sweepers
 
@@ -51,27 +52,6 @@ def workplace(monkeypatch: pytest.MonkeyPatch) -> Workplace:
     monkeypatch.setattr(engine, "workplace", place)
     monkeypatch.setattr(sweeper, "workplace", place)
     return place
-
-
-def waiting(flow: str = "count_flow", **inputs: Any) -> Execution:
-    return rows.waiting(flow, inputs=get_flow(flow).validate(inputs))
-
-
-def claim() -> Execution:
-    found = Execution.claim_next(KIND, worker_name())
-    assert found
-    return found
-
-
-def executed(flow: str, **inputs: Any) -> Execution:
-    """Run one attempt at a new execution of the flow and return what became of it."""
-    execution = waiting(flow, **inputs)
-    execute(claim())
-    return fresh(execution)
-
-
-def fresh(execution: Execution) -> Execution:
-    return Execution.objects.get(id=execution.id)
 
 
 def streamed(execution: Execution) -> list[Event]:

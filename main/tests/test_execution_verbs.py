@@ -17,6 +17,7 @@ from main.database import with_database
 from main.events import ErrorDetail
 from main.models import LEASE, MAX_CRASHES, Claim, Entry, Execution, Fenced, Step
 from main.registry import FLOW_REGISTRY, load_flows
+from main.tests.executing import fresh
 from main.tests.rows import (
     KIND,
     at_once,
@@ -46,10 +47,6 @@ ERROR = ErrorDetail(type="error", message="It broke.", retryable=False)
 def alone(transactional_db: None) -> Iterator[None]:
     with without_sweepers():
         yield
-
-
-def fresh(execution: Execution) -> Execution:
-    return Execution.objects.get(id=execution.id)
 
 
 def seconds_from_now(moment: datetime | None) -> float:

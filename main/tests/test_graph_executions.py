@@ -16,11 +16,12 @@ from main.channel import history, redis_client, stream_key
 from main.checkpointer import Checkpointer
 from main.checkpoints import Checkpoint, CheckpointBlob, CheckpointWrite
 from main.engine import DatabaseJournal, Workplace, execute
-from main.leases import heart, worker_name
+from main.leases import heart
 from main.models import Execution, Fenced, Step
-from main.registry import get_flow, load_flows
+from main.registry import load_flows
 from main.run import Run
 from main.tests import rows
+from main.tests.executing import claim, executed, fresh, waiting
 from main.tests.memory import Channel
 from main.tests.platform import Platform, Visitor
 from main.tests.rows import KIND, in_thread, let_expire, without_sweepers
@@ -38,26 +39,6 @@ def alone(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     monkeypatch.setattr(engine, "workplace", Workplace(KIND, capacity=2))
     with without_sweepers():
         yield
-
-
-def waiting(flow: str, **inputs: Any) -> Execution:
-    return rows.waiting(flow, inputs=get_flow(flow).validate(inputs))
-
-
-def claim() -> Execution:
-    found = Execution.claim_next(KIND, worker_name())
-    assert found
-    return found
-
-
-def executed(flow: str, **inputs: Any) -> Execution:
-    execution = waiting(flow, **inputs)
-    execute(claim())
-    return fresh(execution)
-
-
-def fresh(execution: Execution) -> Execution:
-    return Execution.objects.get(id=execution.id)
 
 
 def calls(folder: Path) -> set[str]:

@@ -19,14 +19,15 @@ from langchain_core.tools import tool
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, RetryPolicy, Send, interrupt
 
-from main import run as run_module
 from main.errors import FlowError
 from main.run import Run, StepRecord, Stopped
-from main.tests.memory import Channel, Journal, shown
+from main.tests.memory import Channel, Journal, busy, shown
 from main.values import ResultError
 
 # What LangGraph takes for a node: a callable, a Runnable, or a graph.
 Node = Any
+
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 class Words(TypedDict):
@@ -107,26 +108,6 @@ def fan(*nodes: Node, last: Node) -> StateGraph[Any]:
         graph.add_edge(START, name)
         graph.add_edge(name, "last")
     return graph
-
-
-@pytest.fixture
-def new_run(journal: Journal, channel: Channel) -> Callable[..., Run]:
-    """An attempt on the same journal and channel as the one before."""
-    return lambda **options: Run("7", journal=journal, channel=channel, **options)
-
-
-@pytest.fixture
-def run(new_run: Callable[..., Run]) -> Run:
-    return new_run()
-
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "FIRST_PAUSE", 0.002)
-
-
-def busy(message: str = "The oracle is asleep.", **how: Any) -> FlowError:
-    return FlowError(message, type="unavailable", retryable=True, **how)
 
 
 def told(channel: Channel) -> list[tuple[Any, ...]]:

@@ -15,8 +15,10 @@ from main import run as run_module
 from main.errors import FlowError, classify_error
 from main.events import MAX_ENTRY_BYTES, Entry
 from main.run import MAX_KEY_BYTES, MAX_MESSAGE_LENGTH, Run, StepRecord, Stopped, entry_address, step_name
-from main.tests.memory import Channel, Journal, shown
+from main.tests.memory import Channel, Journal, busy, shown
 from main.values import ResultError
+
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 class Answer(BaseModel):
@@ -35,26 +37,6 @@ class Calls(list[Any]):
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
-
-
-@pytest.fixture
-def new_run(journal: Journal, channel: Channel) -> Callable[..., Run]:
-    """An attempt on the same journal and channel as the one before."""
-    return lambda **options: Run("7", journal=journal, channel=channel, **options)
-
-
-@pytest.fixture
-def run(new_run: Callable[..., Run]) -> Run:
-    return new_run()
-
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "FIRST_PAUSE", 0.002)
-
-
-def busy(message: str = "The oracle is asleep.", **how: Any) -> FlowError:
-    return FlowError(message, type="unavailable", retryable=True, **how)
 
 
 # Steps
