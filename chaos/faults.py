@@ -25,7 +25,7 @@ VICTIM_PATIENCE, END_PATIENCE = 25.0, 10.0
 # A third crash would end an execution as poisonous, and rightly.
 MOST_CRASHES = 1
 # Where Debian's package libfaketime has it.
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), Path("libfaketimeMT.so.1"))
 CLOCK = {
     "LD_PRELOAD": str(FAKETIME),
     "DONT_FAKE_MONOTONIC": "1",

@@ -141,6 +141,11 @@ class JSONObjectParser(parsers.BaseParser):
         return body
 
 
+def body_of(request: Request) -> dict[str, Any]:
+    """Return the object that a request sent."""
+    return cast(dict[str, Any], request.data)  # the parser sees to it
+
+
 class JSONRenderer(renderers.BaseRenderer):
     media_type = "application/json"
     format = "json"

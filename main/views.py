@@ -3,7 +3,7 @@
 import re
 import uuid
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from django.db import connection
 from django.db.models import Q, QuerySet
@@ -20,7 +20,7 @@ from rest_framework.views import APIView
 
 from main import docs
 from main.again import REFUSALS, START, Way, requested_way
-from main.api import Conflict, Invalid, count_start, problem, safe_only, wants_page
+from main.api import Conflict, Invalid, body_of, count_start, problem, safe_only, wants_page
 from main.availability import why_unavailable
 from main.channel import history, latest
 from main.chat_models import describe_chat_model
@@ -50,7 +50,7 @@ class StartTask(APIView):
 
     def post(self, request: Request) -> Response:
         owner = owner_of(request)
-        execution = start_once(request, owner, _body(request), partial(_start, request, owner))
+        execution = start_once(request, owner, body_of(request), partial(_start, request, owner))
         if (
             owner.visitor
         ):  # also where it was started before: that answer, with its cookie, may have been lost
@@ -59,7 +59,7 @@ class StartTask(APIView):
 
 
 def _start(request: Request, owner: Owner, **fields: Any) -> Execution:
-    body = _body(request)
+    body = body_of(request)
     flow = _requested_flow(body)
     _check_open(request, flow)
     if reason := why_unavailable(flow):
@@ -80,7 +80,7 @@ def _check_open(request: Request, flow: Flow | None) -> None:
 
 def _priority(request: Request, flow: Flow) -> str:
     """Return the priority that was asked for, or the flow's own. Visitors may only ask for less."""
-    priority = _body(request).get("priority")
+    priority = body_of(request).get("priority")
     if priority is None:
         return flow.priority
     if priority not in Priority.values:
@@ -90,10 +90,6 @@ def _priority(request: Request, flow: Flow) -> str:
     if not request.user.is_authenticated and known.index(priority) < known.index(flow.priority):
         raise PermissionDenied(_("Sign in to start with a higher priority."))
     return str(priority)
-
-
-def _body(request: Request) -> dict[str, Any]:
-    return cast(dict[str, Any], request.data)  # an object: the parser sees to it
 
 
 def _requested_flow(body: dict[str, Any]) -> Flow:
@@ -319,7 +315,7 @@ class RunAgain(APIView):
 
     def post(self, request: Request, execution_id: str) -> Response:
         execution = _visible(request, execution_id)
-        body = _body(request)
+        body = body_of(request)
         way = requested_way(body, default=START)
         _check_open(request, FLOW_REGISTRY.get(execution.flow))
         owner = Owner(execution.owner_id, execution.visitor)

@@ -3,7 +3,6 @@
 import logging
 import uuid
 from collections.abc import Callable
-from typing import Any, cast
 
 from django.http import Http404
 from django.utils.translation import gettext as _
@@ -14,7 +13,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from main.again import FAILED_STEP, REFUSALS, drop, requested_way, requeue
-from main.api import Conflict, Invalid
+from main.api import Conflict, Invalid, body_of
 from main.models import Execution
 from ops import dead_letters, queues
 
@@ -71,7 +70,7 @@ class Requeue(StaffView):
     """`POST /api/v1/ops/dead-letters/<id>/requeue` with `{"from": "failed_step" | "start"}`: run it again."""
 
     def post(self, request: Request, execution_id: str) -> Response:
-        way = requested_way(_body(request), default=FAILED_STEP)
+        way = requested_way(body_of(request), default=FAILED_STEP)
         try:
             started = requeue(_execution(execution_id), way)
         except REFUSALS as error:
@@ -93,7 +92,7 @@ class RequeueMany(StaffView):
     """`POST /api/v1/ops/dead-letters/requeue` with `{"ids"}` or `{"filter"}`, and `{"from"}`."""
 
     def post(self, request: Request) -> Response:
-        way = requested_way(_body(request), default=FAILED_STEP)
+        way = requested_way(body_of(request), default=FAILED_STEP)
         return _all(request, "requeued", lambda ids: dead_letters.requeue_all(ids, way))
 
 
@@ -105,7 +104,7 @@ class DropMany(StaffView):
 
 
 def _all(request: Request, done: str, do: Callable[[list[uuid.UUID]], dead_letters.Done]) -> Response:
-    chosen = dead_letters.chosen(_body(request))
+    chosen = dead_letters.chosen(body_of(request))
     outcome = do(chosen.ids)
     _note(request, done, len(outcome.done))
     return Response({done: outcome.done, "refused": outcome.refused, "more": chosen.more})
@@ -139,7 +138,3 @@ def _next(request: Request, cursor: dead_letters.Cursor | None) -> str | None:
     query = request.query_params.copy()
     query["cursor"] = str(cursor)
     return f"{request.path}?{query.urlencode()}"
-
-
-def _body(request: Request) -> dict[str, Any]:
-    return cast(dict[str, Any], request.data)  # an object: the parser sees to it
