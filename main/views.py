@@ -51,9 +51,7 @@ class StartTask(APIView):
     def post(self, request: Request) -> Response:
         owner = owner_of(request)
         execution = start_once(request, owner, body_of(request), partial(_start, request, owner))
-        if (
-            owner.visitor
-        ):  # also where it was started before: that answer, with its cookie, may have been lost
+        if owner.visitor:  # also where it was started before: that answer, and its cookie, may have been lost
             request._request.session["visitor"] = str(owner.visitor)
         return Response({"task_id": str(execution.id)})
 
