@@ -40,7 +40,7 @@ if DEVELOPMENT:
 elif not SECRET_KEY:
     raise ImproperlyConfigured(
         "SECRET_KEY is not set. Put a long random string into .env or the environment. "
-        "In development this needs `make run`, in another terminal."
+        "In development this needs `make run` in another terminal, with the same LOCAL_DIR."
     )
 elif DEBUG:
     raise ImproperlyConfigured("DEBUG is on. It shows internals to visitors: remove it, or use `make run`.")

@@ -73,8 +73,8 @@ def drop(execution: Execution) -> None:
         raise Conflict(_("The execution is no dead letter, or not any more."))
 
 
-def requested_way(body: Mapping[str, Any], default: str) -> Way:
-    """Return the way that "from" in a request names; raises Invalid for one that there is not."""
+def requested_way(body: Mapping[str, Any], default: str = "") -> Way:
+    """Return the way that "from" in a request names; raises Invalid for one that there is not, or none."""
     way = WAYS.get(str(body.get("from", default)))
     if way is None:
         sentence = _("“from” is one of %(ways)s.") % {"ways": ", ".join(WAYS)}

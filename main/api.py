@@ -141,9 +141,15 @@ class JSONObjectParser(parsers.BaseParser):
         return body
 
 
-def body_of(request: Request) -> dict[str, Any]:
-    """Return the object that a request sent."""
-    return cast(dict[str, Any], request.data)  # the parser sees to it
+def body_of(request: Request, *fields: str) -> dict[str, Any]:
+    """Return the object that a request sent; raises Invalid for a field that there is not: it may be misspelled."""
+    body = cast(dict[str, Any], request.data)  # the parser sees to it
+    known = ", ".join(f"“{field}”" for field in fields)
+    if unknown := [name for name in body if name not in fields]:
+        sentence = _("“%(name)s” is no field of this request; there are: %(known)s.")
+        sentence %= {"name": unknown[0][:100], "known": known or "–"}
+        raise Invalid(sentence, {unknown[0][:100]: [sentence]})
+    return body
 
 
 class JSONRenderer(renderers.BaseRenderer):

@@ -783,6 +783,11 @@ class WorkerBeat(models.Model):
         )
 
     @classmethod
+    def sign_off(cls, worker: str) -> None:
+        """Forget a worker process and its children, which have stopped."""
+        cls.objects.filter(name__startswith=worker).delete()
+
+    @classmethod
     def places_by_kind(cls) -> dict[str, int]:
         """Return by kind how much the workers that are there run at once."""
         rows = _rows(

@@ -47,8 +47,10 @@ def start_once(request: Request, owner: Owner, asked: Any, start: Callable[..., 
 
 
 def idempotency_key(request: Request) -> str:
-    key = request.headers.get("Idempotency-Key", "")
-    if len(key) > MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
+    key: str | None = request.headers.get("Idempotency-Key")
+    if key is None:
+        return ""
+    if not 0 < len(key) <= MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
         raise Invalid(
             _("The Idempotency-Key has to be 1 to %(most)d printable ASCII characters.")
             % {"most": MAX_KEY_LENGTH}

@@ -29,7 +29,7 @@ from main.confinement import Confinement, end_process
 from main.database import DATABASE_AWAY, with_database
 from main.errors import FlowError
 from main.leases import CPU_STOP_PATIENCE, STOP_PATIENCE, be_child_of, heart, worker_prefix
-from main.models import Execution
+from main.models import Execution, WorkerBeat
 from main.registry import load_flows
 
 logger = logging.getLogger(__name__)
@@ -219,6 +219,7 @@ def _hand_back_and_exit(code: int = 0) -> None:
         _wait_for_runs(GRACE)
         descendants.kill()  # before the hand-back: no child shall claim again what was handed back
         kinds = with_database(lambda: Execution.hand_back_all(worker_prefix()))
+        with_database(lambda: WorkerBeat.sign_off(worker_prefix()))
         all(bells.ring_now(kind) for kind in kinds)  # up to the first bell that nobody hears
     except DATABASE_AWAY:
         logger.warning("the database is away: leases will run out by themselves")

@@ -19,7 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from main import docs
-from main.again import REFUSALS, START, Way, requested_way
+from main.again import REFUSALS, Way, requested_way
 from main.api import Conflict, Invalid, body_of, count_start, problem, safe_only, wants_page
 from main.availability import why_unavailable
 from main.channel import history, latest
@@ -50,19 +50,19 @@ class StartTask(APIView):
 
     def post(self, request: Request) -> Response:
         owner = owner_of(request)
-        execution = start_once(request, owner, body_of(request), partial(_start, request, owner))
+        body = body_of(request, "flow", "inputs", "priority")
+        execution = start_once(request, owner, body, partial(_start, request, owner, body))
         if owner.visitor:  # also where it was started before: that answer, and its cookie, may have been lost
             request._request.session["visitor"] = str(owner.visitor)
         return Response({"task_id": str(execution.id)})
 
 
-def _start(request: Request, owner: Owner, **fields: Any) -> Execution:
-    body = body_of(request)
+def _start(request: Request, owner: Owner, body: dict[str, Any], **fields: Any) -> Execution:
     flow = _requested_flow(body)
     _check_open(request, flow)
     if reason := why_unavailable(flow):
         raise Conflict(reason)
-    inputs, priority = _valid_inputs(flow, body), _priority(request, flow)
+    inputs, priority = _valid_inputs(flow, body), _priority(request, flow, body)
     count_start(request)
     return Execution.start(
         flow, inputs, owner_id=owner.user_id, visitor=owner.visitor, priority=priority, **fields
@@ -76,9 +76,9 @@ def _check_open(request: Request, flow: Flow | None) -> None:
         )
 
 
-def _priority(request: Request, flow: Flow) -> str:
+def _priority(request: Request, flow: Flow, body: dict[str, Any]) -> str:
     """Return the priority that was asked for, or the flow's own. Visitors may only ask for less."""
-    priority = body_of(request).get("priority")
+    priority = body.get("priority")
     if priority is None:
         return flow.priority
     if priority not in Priority.values:
@@ -236,6 +236,7 @@ class ExecutionDetail(APIView):
         return Response(
             {
                 **summary(execution, None if execution.is_final else snapshot),
+                "progress": snapshot.progress,
                 "attempt": execution.attempt,
                 "chat_model": execution.chat_model,
                 "usage": execution.usage,
@@ -313,8 +314,8 @@ class RunAgain(APIView):
 
     def post(self, request: Request, execution_id: str) -> Response:
         execution = _visible(request, execution_id)
-        body = body_of(request)
-        way = requested_way(body, default=START)
+        body = body_of(request, "from")
+        way = requested_way(body)
         _check_open(request, FLOW_REGISTRY.get(execution.flow))
         owner = Owner(execution.owner_id, execution.visitor)
         try:

@@ -3,6 +3,7 @@
 import logging
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 from django.http import Http404
 from django.utils.translation import gettext as _
@@ -70,7 +71,7 @@ class Requeue(StaffView):
     """`POST /api/v1/ops/dead-letters/<id>/requeue` with `{"from": "failed_step" | "start"}`: run it again."""
 
     def post(self, request: Request, execution_id: str) -> Response:
-        way = requested_way(body_of(request), default=FAILED_STEP)
+        way = requested_way(body_of(request, "from"), default=FAILED_STEP)
         try:
             started = requeue(_execution(execution_id), way)
         except REFUSALS as error:
@@ -82,6 +83,7 @@ class Drop(StaffView):
     """`POST /api/v1/ops/dead-letters/<id>/drop`: take it off the list."""
 
     def post(self, request: Request, execution_id: str) -> Response:
+        body_of(request)
         execution = _execution(execution_id)
         drop(execution)
         _note(request, "dropped", 1)
@@ -92,19 +94,22 @@ class RequeueMany(StaffView):
     """`POST /api/v1/ops/dead-letters/requeue` with `{"ids"}` or `{"filter"}`, and `{"from"}`."""
 
     def post(self, request: Request) -> Response:
-        way = requested_way(body_of(request), default=FAILED_STEP)
-        return _all(request, "requeued", lambda ids: dead_letters.requeue_all(ids, way))
+        body = body_of(request, "ids", "filter", "from")
+        way = requested_way(body, default=FAILED_STEP)
+        return _all(request, body, "requeued", lambda ids: dead_letters.requeue_all(ids, way))
 
 
 class DropMany(StaffView):
     """`POST /api/v1/ops/dead-letters/drop` with `{"ids"}` or `{"filter"}`."""
 
     def post(self, request: Request) -> Response:
-        return _all(request, "dropped", dead_letters.drop_all)
+        return _all(request, body_of(request, "ids", "filter"), "dropped", dead_letters.drop_all)
 
 
-def _all(request: Request, done: str, do: Callable[[list[uuid.UUID]], dead_letters.Done]) -> Response:
-    chosen = dead_letters.chosen(body_of(request))
+def _all(
+    request: Request, body: dict[str, Any], done: str, do: Callable[[list[uuid.UUID]], dead_letters.Done]
+) -> Response:
+    chosen = dead_letters.chosen(body)
     outcome = do(chosen.ids)
     _note(request, done, len(outcome.done))
     return Response({done: outcome.done, "refused": outcome.refused, "more": chosen.more})

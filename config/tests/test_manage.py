@@ -41,7 +41,9 @@ def test_a_missing_setting_is_a_sentence(empty_dir: Path) -> None:
     ran = manage(empty_dir, "migrate")
     assert ran.returncode == 1
     assert ran.stderr.startswith("SECRET_KEY is not set. ")
-    assert ran.stderr.endswith("In development this needs `make run`, in another terminal.\n")
+    assert ran.stderr.endswith(
+        "In development this needs `make run` in another terminal, with the same LOCAL_DIR.\n"
+    )
 
 
 def test_what_a_server_refuses_is_said_without_advice_for_development(empty_dir: Path) -> None:

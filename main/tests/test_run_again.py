@@ -79,7 +79,7 @@ def test_a_success_has_no_failed_step(visitor: Visitor) -> None:
 
 def test_what_runs_is_not_run_again(visitor: Visitor, tmp_path: Path) -> None:
     task_id = visitor.start("gate_flow", folder=str(tmp_path))
-    refused = visitor.post(f"/api/v1/executions/{task_id}/run-again", json={})
+    refused = visitor.post(f"/api/v1/executions/{task_id}/run-again", json={"from": "start"})
     assert (refused.status_code, "not ended" in refused.json()["error"]) == (409, True)
     visitor.post(f"/api/v1/executions/{task_id}/cancel")
 
@@ -92,7 +92,7 @@ def test_an_unknown_way_is_a_400(visitor: Visitor, failed: str) -> None:
 
 def test_somebody_elses_is_not_there(platform: Any, failed: str) -> None:
     with platform.visitor() as bob:
-        assert bob.post(f"/api/v1/executions/{failed}/run-again", json={}).status_code == 404
+        assert bob.post(f"/api/v1/executions/{failed}/run-again", json={"from": "start"}).status_code == 404
 
 
 # Dead letters
@@ -158,5 +158,14 @@ def test_a_visitor_may_not_run_again_what_is_not_open_any_more(visitor: Visitor)
     task_id = visitor.start("count_flow")
     list(visitor.watch(task_id))
     Execution.objects.filter(id=task_id).update(flow="members_flow")
-    refused = visitor.post(f"/api/v1/executions/{task_id}/run-again", json={})
+    refused = visitor.post(f"/api/v1/executions/{task_id}/run-again", json={"from": "start"})
     assert (refused.status_code, "Sign in" in refused.json()["error"]) == (403, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"), [({}, "“from” is one of"), ({"form": "failed_step"}, "“form” is no field")]
+)
+def test_what_is_meant_has_to_be_said(visitor: Visitor, failed: str, body: Any, sentence: str) -> None:
+    """From the start effects are applied again: nobody shall get there by a misspelling."""
+    refused = visitor.post(f"/api/v1/executions/{failed}/run-again", json=body)
+    assert (refused.status_code, sentence in refused.json()["error"]) == (400, True)

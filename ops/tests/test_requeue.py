@@ -34,7 +34,7 @@ def unsettled() -> list[uuid.UUID]:
 def test_staff_act(ask: Any, role: str, status: int, act: str, many: bool) -> None:
     letter = dead_letter()
     path = f"{ADDRESS}/{act}" if many else f"{ADDRESS}/{letter.id}/{act}"
-    assert ask(role, "POST", path, '{"filter": {}}') == status
+    assert ask(role, "POST", path, '{"filter": {}}' if many else "{}") == status
     assert bool(unsettled()) is (status == 403)
 
 
@@ -116,10 +116,20 @@ def test_what_cannot_run_is_a_409_and_stays_a_dead_letter(
 @pytest.mark.django_db
 def test_an_unknown_way_is_a_400(staff: Client) -> None:
     letter = dead_letter()
-    for path in (f"{letter.id}/requeue", "requeue"):
-        response = post(staff, path, {"from": "the middle", "filter": {}})
+    asked: list[tuple[str, dict[str, Any]]] = [(f"{letter.id}/requeue", {}), ("requeue", {"filter": {}})]
+    for path, more in asked:
+        response = post(staff, path, {"from": "the middle", **more})
         assert response.status_code == 400
         assert response.json()["errors"] == {"from": ["“from” is one of start, failed_step."]}
+    assert unsettled() == [letter.id]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["{}/requeue", "{}/drop", "requeue", "drop"])
+def test_a_field_that_there_is_not_is_a_400(staff: Client, path: str) -> None:
+    letter = dead_letter()
+    response = post(staff, path.format(letter.id), {"form": "start"})
+    assert (response.status_code, list(response.json()["errors"])) == (400, ["form"])
     assert unsettled() == [letter.id]
 
 
