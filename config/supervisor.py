@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing, suppress
+from contextlib import asynccontextmanager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,12 @@ ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore:You're running
 GRACE = 3.0
 # A child that ends with an error in this many seconds has not got going: it waits for better code.
 INFANCY = 15.0
+# What a web server that does not start answers.
+NOT_STARTED = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nRetry-After: 5\r\n"
+    b"Connection: close\r\n\r\nThe web server does not start. The terminal of `make run` says why; it starts again "
+    b"when a file changes.\n"
+)
 # Seconds before a child that crashed starts again, doubling from the first to the last.
 FIRST_PAUSE, LAST_PAUSE = 0.5, 10.0
 
@@ -49,7 +55,7 @@ class Supervisor:
             Child(command, local_dir, labelled(name, colour, max(map(len, commands))))
             for (name, command), colour in zip(commands.items(), COLOURS, strict=False)
         ]
-        self.children[0].inherited = (listener.fileno(),)
+        self.children[0].listener = listener
         self.listener = listener
         self.servers = servers
         self.local_dir = local_dir
@@ -95,7 +101,8 @@ class Child:
         self.command = guarded([sys.executable, *command[1:]], local_dir, grace=GRACE)
         self.say = say
         self.told_to_restart = asyncio.Event()
-        self.inherited: tuple[int, ...] = ()
+        # What it inherits, and what is answered on while it does not run.
+        self.listener: socket.socket | None = None
         self.lifeline: asyncio.StreamWriter | None = None
 
     async def keep(self) -> None:
@@ -110,7 +117,8 @@ class Child:
                 continue
             if 0 < code < 128 and lived < INFANCY:
                 self.say("Ended with an error; it starts again when a file changes.")
-                await self.told_to_restart.wait()
+                async with answering(self.listener) if self.listener else nullcontext():
+                    await self.told_to_restart.wait()
             else:
                 pause = FIRST_PAUSE if lived > INFANCY else pause
                 self.say(f"Ended unexpectedly (exit code {code}); it starts again in {pause:g} s.")
@@ -128,7 +136,7 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # or a Ctrl-C would reach it before us
-            pass_fds=self.inherited,
+            pass_fds=(self.listener.fileno(),) if self.listener else (),
             env=os.environ | ENVIRONMENT,
         )
         self.lifeline = process.stdin
@@ -187,6 +195,25 @@ def labelled(name: str, colour: int, width: int) -> Callable[[str], None]:
 def tell(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+@asynccontextmanager
+async def answering(listener: socket.socket) -> AsyncIterator[None]:
+    """Answer for a web server that does not start: who connects would wait for as long as nobody repairs it."""
+    server = await asyncio.start_server(say_why, sock=listener.dup())
+    try:
+        yield
+    finally:
+        server.close()
+
+
+async def say_why(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError, asyncio.LimitOverrunError, asyncio.IncompleteReadError):
+        async with asyncio.timeout(1):
+            await reader.readuntil(b"\r\n\r\n")
+        writer.write(NOT_STARTED)
+        await writer.drain()
+    writer.close()
 
 
 async def greet(host: str, port: int) -> None:

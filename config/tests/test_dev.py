@@ -135,12 +135,17 @@ def test_a_signal_in_the_middle_of_the_start_leaves_nothing(empty_dir: Path) -> 
         assert_nothing_left(empty_dir)
 
 
-def test_the_password_is_shown_also_where_the_web_server_does_not_start(
+def test_a_web_server_that_does_not_start_says_so_and_starts_when_it_can(
     empty_dir: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.py").write_text("def broken(:\n")
-    with Development(empty_dir, FLOW_MODULES="broken", PYTHONPATH=str(tmp_path)) as development:
+    port = str(free_port())
+    with Development(empty_dir, PORT=port, FLOW_MODULES="broken", PYTHONPATH=str(tmp_path)) as development:
         development.wait_for("web .*Ended with an error")
+        answer = httpx.get(f"http://127.0.0.1:{port}/")
+        assert (answer.status_code, "says why" in answer.text) == (503, True)
+        (tmp_path / "broken.py").write_text("")
+        httpx.get(development.wait_until_ready()).raise_for_status()
         development.stop(signal.SIGINT)
         assert re.search(r"(?m)^Admin: admin@example\.com, password \S+ ", development.output)
 
