@@ -31,6 +31,9 @@ from main.run import page_address
 
 logger = logging.getLogger(__name__)
 
+# What says that Redis is away. uvloop raises a RuntimeError where a connection closes just as something is written.
+REDIS_AWAY = (RedisError, OSError, RuntimeError)
+
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -227,7 +230,7 @@ class Pump:
         if self._pubsub and self._connected.is_set():
             try:
                 await self._pubsub.unsubscribe(stream_key(watched.id))
-            except (RedisError, OSError):
+            except REDIS_AWAY:
                 await self._disconnect()
 
     async def _read(self, watched: Watched) -> None:
@@ -268,7 +271,7 @@ class Pump:
                     snapshot = meta
                 after = f"({snapshot.id}" if snapshot else "-"
                 events = read_events(await self._redis.xrange(stream_key(watched.id), after, "+"))
-        except (RedisError, OSError):
+        except REDIS_AWAY:
             return snapshot, []
         return snapshot, events
 
@@ -294,7 +297,7 @@ class Pump:
                 await self._connected.wait()
                 assert self._pubsub  # noqa: S101 — set before `_connected`
                 await self._pubsub.subscribe(stream_key(execution_id))
-        except (RedisError, OSError):
+        except REDIS_AWAY:
             if self._connected.is_set():  # so that the listener subscribes anew; without, it is about to
                 await self._disconnect()
 
@@ -302,7 +305,7 @@ class Pump:
         while True:
             try:
                 await self._listen()
-            except (RedisError, OSError) as error:
+            except REDIS_AWAY as error:
                 logger.warning("no live events: Redis does not answer (%s)", type(error).__name__)
             except Exception:
                 logger.exception("the pump stumbled")
@@ -344,7 +347,7 @@ class Pump:
         try:
             async with asyncio.timeout(PING_PATIENCE):
                 await self._redis.ping()
-        except (RedisError, OSError):
+        except REDIS_AWAY:
             await self._disconnect()
 
     async def _heard(self, execution_id: str, encoded: bytes) -> None:

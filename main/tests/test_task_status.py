@@ -466,12 +466,13 @@ def test_a_silent_stream_is_kept_alive(
     assert [body[:6] for body in sent] == [b"", b"retry:", b"data: ", b":\n\n", b":\n\n"]
 
 
+@pytest.mark.parametrize("error", [ConnectionError, RuntimeError], ids=["closed", "closing"])
 @pytest.mark.parametrize("failing", ["subscribe", "unsubscribe"])
 def test_a_redis_that_refuses_once_is_listened_to_again(
-    visitor: Visitor, waiting: str, monkeypatch: pytest.MonkeyPatch, failing: str
+    visitor: Visitor, waiting: str, monkeypatch: pytest.MonkeyPatch, failing: str, error: type[Exception]
 ) -> None:
     wait_until(lambda: subscribers(waiting) == 0)
-    refuse_once(monkeypatch, failing)
+    refuse_once(monkeypatch, failing, error())
 
     async def watch() -> None:
         pump = Pump()
@@ -484,10 +485,10 @@ def test_a_redis_that_refuses_once_is_listened_to_again(
     asyncio.run(watch())
 
 
-def refuse_once(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+def refuse_once(monkeypatch: pytest.MonkeyPatch, command: str, error: Exception) -> None:
     """Have Redis refuse one command about an execution."""
     real = getattr(PubSub, command)
-    refusals = [ConnectionError()]
+    refusals = [error]
 
     async def refuse(pubsub: PubSub, *channels: str) -> Any:
         if channels[0].startswith("execution:") and refusals:
