@@ -10,6 +10,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from accounts.models import User
@@ -398,6 +399,7 @@ def test_too_many_at_once_are_done_in_parts(admin_pages: Client, monkeypatch: py
 def test_an_execution_is_run_again_for_whom_it_was(admin_pages: Client) -> None:
     bob = User.objects.create_user("bob@example.com")
     first = started("web_search_flow", owner=bob, question="Why?")
+    first.cancel()
     (said,) = act(admin_pages, "run_selected_again", first)
     again = Execution.objects.exclude(id=first.id).get()
     assert (again.flow, again.inputs, again.owner_id, again.visitor) == (
@@ -427,19 +429,22 @@ def test_what_cannot_run_again_is_said_and_the_others_go_on(
     Execution.objects.filter(id=gone.id).update(flow="zzz")
     Execution.objects.filter(id=changed.id).update(inputs={"line": 1})
     Execution.objects.filter(id=unavailable.id).update(flow=demanding.name)
-    said = act(admin_pages, "run_selected_again", gone, changed, unavailable, good)
+    under_way = started()
+    Execution.objects.exclude(id=under_way.id).update(state="SUCCESS", finished_at=timezone.now())
+    said = act(admin_pages, "run_selected_again", gone, changed, unavailable, good, under_way)
     assert said[0].startswith("An execution was started:")
     assert said[1:] == [
         "“zzz” was not run again. There is no flow “zzz”.",
         "“Poem” was not run again. “line” is not an input of poem_flow; it has no inputs.",
         "“Demanding” was not run again. “Demanding” needs TAVILY_API_KEY, which this server has not set.",
+        "“Poem” was not run again. The execution has not ended yet.",
     ]
-    assert Execution.objects.count() == 5
+    assert Execution.objects.count() == 6
 
 
 def test_equal_refusals_are_said_once(admin_pages: Client) -> None:
     executions = [started(), started()]
-    Execution.objects.update(flow="zzz")
+    Execution.objects.update(flow="zzz", state="SUCCESS")
     (said,) = act(admin_pages, "run_selected_again", *executions)
     assert said == "“zzz” was not run again. There is no flow “zzz”. (2 ×)"
 

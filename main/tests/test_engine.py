@@ -795,7 +795,7 @@ def test_more_than_half_of_the_places_stuck_are_too_many(
         tasks._give_up_thread(thread)
     assert (workplace.stuck, ended) == (3, [1])
     sweeper.sweep()
-    beat = WorkerBeat.objects.get()
+    beat = WorkerBeat.objects.get(name=worker_name())
     assert (beat.capacity, beat.stuck) == (4, 3)
 
 
@@ -861,7 +861,7 @@ def test_who_is_not_elected_keeps_no_promises_and_rings_no_bells(
     assert fresh(dead).state == "RUNNING"
     assert_rings_are_over()
     assert bells_waiting() == 0
-    assert WorkerBeat.objects.get().name == worker_name()
+    assert WorkerBeat.objects.filter(name=worker_name()).exists()
     end.set()
     other.result(10)
     sweeper.sweep()
@@ -937,7 +937,8 @@ def test_workers_that_are_silent_for_an_hour_are_forgotten() -> None:
     WorkerBeat.objects.create(name="old/1/1", kind="io", beat_at=ago(4000))
     WorkerBeat.objects.create(name="new/1/1", kind="io", beat_at=ago(60))
     sweeper.sweep()
-    assert set(WorkerBeat.objects.values_list("name", flat=True)) == {"new/1/1", worker_name()}
+    there = set(WorkerBeat.objects.values_list("name", flat=True))
+    assert (there >= {"new/1/1", worker_name()}, "old/1/1" in there) == (True, False)
 
 
 # What is too large
