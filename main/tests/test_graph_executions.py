@@ -341,7 +341,7 @@ def test_a_connection_that_breaks_is_an_error_that_is_waited_for() -> None:
 def test_a_killed_worker_loses_no_node(platform: Platform, visitor: Visitor, tmp_path: Path) -> None:
     task_id = visitor.start("graph_flow", folder=str(tmp_path))
     execution = Execution.objects.get(id=task_id)
-    wait_until(lambda: is_in_the_middle(execution))
+    wait_until(lambda: is_in_the_middle(execution) and "slow-1" in calls(tmp_path))
     platform["worker-io"].kill()
     (tmp_path / "open").touch()
     platform["worker-io"].restart()
