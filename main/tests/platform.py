@@ -70,6 +70,7 @@ class Process:
     def restart(self) -> None:
         if self.guard.stdin:
             self.guard.stdin.close()
+            self.guard.wait(PATIENCE)  # two of one name would share their work
         self.start()
 
     @contextmanager
