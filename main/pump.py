@@ -397,7 +397,9 @@ class Pump:
             owned.owner
         )  # before what is stored: nothing falls in between
         present = await self._present(owned.owner, number)
-        news = [News(newest, event) for event in present]
+        news = [News("", event) for event in present]
+        if news:  # who was sent a part of it only comes back for all of it
+            news[-1] = news[-1]._replace(number=newest)
         owned.note(news)
         return max(newest, number, key=order), news
 
