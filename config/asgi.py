@@ -40,7 +40,7 @@ Scope = MutableMapping[str, Any]
 # More than there are database connections: a request that waits for one holds no other up.
 THREADS = 32
 # Who comes to watch is let in by threads of their own: when thousands come back at once, others are served as well.
-STREAM_THREADS = 4
+STREAM_THREADS = 3
 
 
 class ClientGoneError(Exception):

@@ -153,6 +153,7 @@ DATABASES["default"] |= {
             "min_size": 1,
             "max_size": env.int("DATABASE_POOL_SIZE", default=10),
             "timeout": 2,
+            "num_workers": 1,  # the threads that open connections
             # The pool would wait twice as long before each try: after a minute's outage for another minute.
             "reconnect_timeout": 2,
         },

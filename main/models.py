@@ -538,6 +538,15 @@ class Execution(models.Model):
         )
         return bool(changed)
 
+    @classmethod
+    def ended_of(cls, ids: Iterable[str]) -> list[str]:
+        """Return which of many executions have ended: one cheap question about thousands, asked again and again."""
+        rows = _rows(
+            "SELECT id::text FROM main_execution WHERE id = ANY(%s::uuid[]) AND state = ANY(%s)",
+            [list(ids), list(cls.FINAL)],
+        )
+        return [row[0] for row in rows]
+
     # What it adds up to
 
     def snapshot(self) -> Snapshot:
