@@ -39,6 +39,9 @@ def isolate_settings() -> None:
 isolate_settings()
 django.setup()
 
+# For all apps, once. Their conftests would each define it anew, and a session would have several.
+pytest_plugins = ["main.tests.platform"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let each process of pytest-xdist have settings, databases and a platform of its own, for the same reason."""
