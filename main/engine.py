@@ -285,7 +285,7 @@ def _stopped(execution: Execution, publisher: Publisher, reason: str) -> None:
     publisher.leave()
     try:
         if with_database(execution.hand_back, patience=HAND_BACK_PATIENCE):
-            bells.ring(execution.kind)
+            bells.ring(workplace.kind)  # not the execution's: workers of another kind take its suspects
         else:
             with_database(partial(_announce_end, execution))
     except DATABASE_AWAY:

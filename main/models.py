@@ -434,8 +434,8 @@ class Execution(models.Model):
         return bool(_hand_back("id = %s AND attempt = %s", [self.id, self.attempt]))
 
     @classmethod
-    def hand_back_all(cls, worker: str) -> list[str]:
-        """Give back whatever a worker process and its children hold; return the kinds."""
+    def hand_back_all(cls, worker: str) -> int:
+        """Give back whatever a worker process and its children hold; return how many that was."""
         return _hand_back("starts_with(worker, %s)", [worker])
 
     @classmethod
@@ -884,13 +884,13 @@ def _full(most_by_flow: dict[str, int], most_by_owner: int) -> tuple[list[str], 
     return [row[0] for row in flows], [row[0] for row in owners]
 
 
-def _hand_back(condition: str, parameters: list[Any]) -> list[str]:
+def _hand_back(condition: str, parameters: list[Any]) -> int:
     rows = _rows(
         "UPDATE main_execution SET state = 'PENDING', lease_until = NULL, worker = '', turn = -1 "  # noqa: S608 — two own texts
-        f"WHERE state = 'RUNNING' AND {condition} RETURNING kind",
+        f"WHERE state = 'RUNNING' AND {condition} RETURNING 1",
         parameters,
     )
-    return [row[0] for row in rows]
+    return len(rows)
 
 
 def steps_of_last_success(flow: str) -> int:

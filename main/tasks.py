@@ -218,9 +218,10 @@ def _hand_back_and_exit(code: int = 0) -> None:
         _close_children()
         _wait_for_runs(GRACE)
         descendants.kill()  # before the hand-back: no child shall claim again what was handed back
-        kinds = with_database(lambda: Execution.hand_back_all(worker_prefix()))
+        handed_back = with_database(lambda: Execution.hand_back_all(worker_prefix()))
         with_database(lambda: WorkerBeat.sign_off(worker_prefix()))
-        all(bells.ring_now(kind) for kind in kinds)  # up to the first bell that nobody hears
+        # Up to the first bell that nobody hears. Whatever its kind, other workers like this one take it.
+        all(bells.ring_now(engine.workplace.kind) for _ in range(handed_back))
     except DATABASE_AWAY:
         logger.warning("the database is away: leases will run out by themselves")
     except Exception:
