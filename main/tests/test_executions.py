@@ -161,6 +161,13 @@ def test_json_of_a_running_execution_is_what_watchers_see(visitor: Visitor, tmp_
         opened_gate(tmp_path)
 
 
+def test_what_failed_keeps_the_progress_that_it_had_made(visitor: Visitor, tmp_path: Path) -> None:
+    task_id = visitor.start("order_flow", folder=str(tmp_path))  # fails in the third of its steps
+    assert all_snapshots(visitor, task_id)[-1].details["progress"] == 66
+    told = visitor.details(task_id)
+    assert (told["state"], told["progress"], told["details"]["progress"]) == ("FAILURE", 66, 66)
+
+
 def test_an_answer_is_safe_html(visitor: Visitor) -> None:
     task_id = visitor.start("markup_flow")
     all_snapshots(visitor, task_id)
