@@ -29,8 +29,9 @@ from main.execution_pages import (
     moment,
     written,
 )
-from main.models import SILENCE, Entry, Execution, Step, WorkerBeat
+from main.models import Entry, Execution, Step, WorkerBeat
 from main.outside_ends import announce_outside_end
+from main.workers import SILENCE
 
 LAST_BEAT = moment("beat_at", gettext_lazy("last beat"))
 

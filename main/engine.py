@@ -21,8 +21,9 @@ from main.database import DATABASE_AWAY, with_database
 from main.errors import FlowError, classify_error
 from main.events import Entry as EntryView
 from main.events import ErrorDetail, Snapshot, merge
+from main.journal import Fenced
 from main.leases import heart, worker_name
-from main.models import Claim, Entry, Execution, Fenced, Step, steps_of_last_success
+from main.models import Claim, Entry, Execution, Step, steps_of_last_success
 from main.registry import Flow, UnknownFlowError, get_flow
 from main.run import MAX_MESSAGE_LENGTH, NODE, Recorded, Run, StepRecord, Stopped, page_address
 

@@ -15,7 +15,8 @@ from django.db import transaction
 from config.tests.waiting import wait_until
 from main.database import with_database
 from main.events import ErrorDetail
-from main.models import LEASE, MAX_CRASHES, Claim, Entry, Execution, Fenced, Step
+from main.journal import Fenced
+from main.models import LEASE, MAX_CRASHES, Claim, Entry, Execution, Step
 from main.registry import FLOW_REGISTRY, load_flows
 from main.tests.executing import fresh
 from main.tests.rows import (
