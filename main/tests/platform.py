@@ -1,6 +1,6 @@
 """The real platform for tests: gunicorn, an io worker and a cpu worker, on the session's databases.
 
-Its rows are committed and stay for the session: a test looks at the executions it started. This is a plugin (see
+Its rows are committed and stay until the file's end: a test looks at the executions it started. This is a plugin (see
 conftest.py at the top): a conftest that imported these fixtures would have a platform of its own, and two of them
 would share their work.
 """
@@ -12,12 +12,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import orjson
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from pytest_django.plugin import DjangoDbBlocker
 
@@ -25,6 +27,7 @@ from config.embedded import becomes_free, children_lock, guarded
 from config.processes import commands
 from config.tests.waiting import wait_until
 from main.registry import load_flows
+from main.tests.rows import in_thread
 
 FLOWS = [f"main.tests.{name}_flows" for name in ("page", "engine", "graph", "stream", "limits")]
 SNAPSHOT = dict[str, Any]
@@ -200,13 +203,26 @@ def platform(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
         yield platform
 
 
+@pytest.fixture(scope="module", autouse=True)
+def used_platforms() -> Iterator[list[Platform]]:
+    """What the tests of a file use. All that they left is forgotten: those of other files begin with empty tables."""
+    used: list[Platform] = []
+    yield used
+    if used:
+        empty = partial(call_command, "flush", verbosity=0, interactive=False, reset_sequences=False)
+        in_thread(empty).result(PATIENCE)  # a browser's event loop may be in this one
+
+
 @pytest.fixture(autouse=True)
-def revived(request: pytest.FixtureRequest) -> Iterator[None]:
+def revived(request: pytest.FixtureRequest, used_platforms: list[Platform]) -> Iterator[None]:
     """Have all of it running again after a test that harmed a process, also where that test failed."""
-    platform = request.getfixturevalue("platform") if "platform" in request.fixturenames else None
+    if "platform" not in request.fixturenames:
+        yield
+        return
+    platform: Platform = request.getfixturevalue("platform")
+    used_platforms.append(platform)
     yield
-    if platform:
-        platform.revive()
+    platform.revive()
 
 
 @pytest.fixture
