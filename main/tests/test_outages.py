@@ -26,7 +26,7 @@ from config import embedded
 from config.servers import Server, Servers
 from config.tests.waiting import wait_until
 from main.channel import meta_key
-from main.models import Execution
+from main.models import Execution, WorkerBeat
 from main.registry import get_flow
 from main.tests.platform import Platform, Visitor
 from main.tests.streams import (
@@ -363,7 +363,10 @@ def test_a_stopped_worker_hands_its_run_back(platform: Platform, visitor: Visito
     task_id = visitor.start("gate_flow", folder=str(tmp_path))
     watching = Watching(visitor, task_id)
     watching.wait_for("Waiting for the gate")
+    worker = worker_of(task_id)
+    wait_until(lambda: beats(worker))
     platform["worker-io"].stop(seconds=5.5)
+    assert not beats(worker), "it signs off"
     execution = Execution.objects.get(id=task_id)
     assert (execution.state, execution.attempt, execution.crashes) == ("PENDING", 1, 0)
     platform["worker-io"].restart()
@@ -373,6 +376,15 @@ def test_a_stopped_worker_hands_its_run_back(platform: Platform, visitor: Visito
     assert calls(tmp_path) == {"first-1", "wait-1", "wait-2"}
     assert watching.seen[-1].snapshot == stored_snapshot(task_id)
     assert Execution.objects.get(id=task_id).crashes == 0
+
+
+def worker_of(task_id: str) -> str:
+    """Return what the names of the processes begin with that an execution's worker consists of."""
+    return Execution.objects.get(id=task_id).worker.rpartition("/")[0] + "/"
+
+
+def beats(worker: str) -> list[WorkerBeat]:
+    return list(WorkerBeat.objects.filter(name__startswith=worker))
 
 
 @pytest.mark.parametrize("hung", ["redis", "postgres"])
@@ -398,8 +410,11 @@ def test_a_stopped_cpu_worker_ends_its_runs_at_their_next_step(
 ) -> None:
     task_id = visitor.start("cpu_steps_flow", folder=str(tmp_path), steps=12)
     wait_until(lambda: len(calls(tmp_path)) == 2, 20)
+    worker = worker_of(task_id)
+    wait_until(lambda: len(beats(worker)) == 2)  # each child has its own
     platform["worker-cpu"].stop(seconds=5.5)
     try:
+        assert not beats(worker), "they are signed off"
         begun = len(calls(tmp_path))
         assert begun <= 4
         execution = Execution.objects.get(id=task_id)

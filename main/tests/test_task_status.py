@@ -495,12 +495,16 @@ def refuse_once(monkeypatch: pytest.MonkeyPatch, command: str, error: Exception)
     real = getattr(PubSub, command)
     refusals = [error]
 
-    async def refuse(pubsub: PubSub, *channels: str) -> Any:
-        if channels[0].startswith("execution:") and refusals:
+    async def refuse(pubsub: PubSub, *channels: str | bytes) -> Any:  # bytes where it connects anew by itself
+        if _text(channels[0]).startswith("execution:") and refusals:
             raise refusals.pop()
         return await real(pubsub, *channels)
 
     monkeypatch.setattr(PubSub, command, refuse)
+
+
+def _text(channel: str | bytes) -> str:
+    return channel.decode() if isinstance(channel, bytes) else channel
 
 
 async def leaves_at_once() -> MutableMapping[str, Any]:
