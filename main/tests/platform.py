@@ -141,7 +141,7 @@ class Platform:
 
     def __enter__(self) -> Self:
         try:
-            wait_until(self._answers, PATIENCE)
+            wait_until(self.answers, PATIENCE)
             self._work()
         except BaseException:
             self.stop()
@@ -158,18 +158,18 @@ class Platform:
     def visitor(self) -> Visitor:
         return Visitor(self.url)
 
+    def answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/").status_code == 200
+        except httpx.TransportError:
+            return False
+
     def stop(self) -> None:
         for process in self.processes.values():
             if process.guard.stdin:
                 process.guard.stdin.close()
         for process in self.processes.values():
             process.guard.wait(PATIENCE)
-
-    def _answers(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/health/").status_code == 200
-        except httpx.TransportError:
-            return False
 
     def _work(self) -> None:
         """Wait until both kinds of workers do what they are asked."""

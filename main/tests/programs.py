@@ -9,10 +9,10 @@ import pytest
 
 def program(*names: str) -> str:
     """Return where the first of them is that there is."""
-    for name in names:
-        if found := shutil.which(name):
-            return found
-    cannot(f"There is no {names[0]} on PATH.")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if not found:
+        cannot(f"There is no {names[0]} on PATH.")
+    return found
 
 
 def cannot(reason: str) -> NoReturn:
