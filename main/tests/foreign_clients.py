@@ -136,7 +136,7 @@ def chromium(page: Page) -> Client:
     return watch
 
 
-# `nextMessage` waits for a message; it gives null once the browser will not come back.
+# `nextMessage` waits for a message; it gives null once the browser will not come back. `source` is the EventSource.
 EVENT_SOURCE = """([path, names]) => {
   const messages = [];
   let wake = () => {};
@@ -144,7 +144,7 @@ EVENT_SOURCE = """([path, names]) => {
     messages.push(message);
     wake();
   };
-  const source = new EventSource(path);
+  const source = (window.source = new EventSource(path));
   for (const name of names) {
     source.addEventListener(name, ({ type, lastEventId, data }) => put([type, lastEventId, data]));
   }

@@ -86,8 +86,8 @@ class Process:
 class Visitor(httpx.Client):
     """A browser session without a browser: it has the cookies, and sends the CSRF token."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(base_url=url, timeout=PATIENCE)
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(base_url=url, timeout=PATIENCE, **options)
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -126,7 +126,7 @@ class Platform:
     def __init__(self, **settings_: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        environment = {
+        self.environment = {
             **os.environ,
             "POSTGRES_DB": str(connection.settings_dict["NAME"]),
             "FLOW_MODULES": ",".join(FLOWS),
@@ -137,7 +137,7 @@ class Platform:
             **settings_,
         }
         lines = commands(bind=f"127.0.0.1:{self.port}", web=1, io=16, cpu=2)
-        self.processes = {name: Process(name, line, environment) for name, line in lines.items()}
+        self.processes = {name: Process(name, line, self.environment) for name, line in lines.items()}
 
     def __enter__(self) -> Self:
         try:

@@ -16,7 +16,7 @@ from redis.asyncio.client import PubSub
 from config.celery import app
 from config.tests.waiting import wait_until
 from main import pump
-from main.channel import ExecutionFailed, redis_client, stream_key
+from main.channel import ExecutionFailed
 from main.models import Execution
 from main.pump import Pump
 from main.tests.platform import Platform, Visitor
@@ -28,6 +28,7 @@ from main.tests.streams import (
     opened,
     snapshots,
     stored_snapshot,
+    subscribers,
 )
 
 MAX_FRAME = 128 * 1024
@@ -50,12 +51,6 @@ def open_gate(folder: Path) -> None:
 
 def ends_in_success(task_id: str) -> bool:
     return Execution.objects.get(id=task_id).state == "SUCCESS"
-
-
-def subscribers(task_id: str) -> int:
-    """How many web processes listen to the execution."""
-    [(_, count)] = redis_client().pubsub_numsub(stream_key(task_id))
-    return int(count)
 
 
 # The stream
