@@ -22,8 +22,9 @@ from config.embedded import guarded
 from config.processes import commands
 from config.tests.waiting import wait_until
 from main import docs, pump
+from main.access import Viewer
 from main.models import Execution
-from main.pump import Pump
+from main.pump import Pump, WatchExecution
 from main.tests import foreign_clients
 from main.tests.browser import NewContext
 from main.tests.foreign_clients import Said
@@ -221,7 +222,7 @@ def test_comments_keep_a_silent_stream_open_for_longer_than_nginx_waits(
     monkeypatch.setattr(pump, "LOOK_UP_WITHOUT_REDIS", 0.1)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
-        await Pump().stream(f"{task_id} ", receive, send)
+        await Pump().stream(WatchExecution(task_id, Viewer("somebody")), receive, send)
 
     impatient = {"proxy_read_timeout 60s": "proxy_read_timeout 1s"}
     with (
