@@ -6,6 +6,7 @@ its stream ends earlier; clients that leave that to their caller have the loop o
 
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from main.tests.platform import PATIENCE, Visitor
 from main.tests.programs import cannot, program
 
 NODE = Path(__file__).parent / "node"
+INSTALLING = threading.Lock()
 # What a message may be named; one without a name is a "message".
 NAMES = [
     *("message", "snapshot", "state", "progress", "step", "log"),
@@ -185,11 +187,19 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 def installed() -> Path:
     """Return the folder of the script and the package that it imports, in the version of the lock file."""
     folder = Path(settings.LOCAL_DIR) / "node"
-    if not folder.exists():
-        shutil.copytree(NODE, folder)
-        install = [program("npm"), "ci", "--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts"]
-        done = subprocess.run(install, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            shutil.rmtree(folder)
-            cannot(f"npm cannot install eventsource: {done.stderr}")
+    with INSTALLING:
+        if not folder.exists():
+            shutil.copytree(NODE, folder)
+            install = [
+                program("npm"),
+                "ci",
+                "--prefer-offline",
+                "--no-audit",
+                "--no-fund",
+                "--ignore-scripts",
+            ]
+            done = subprocess.run(install, cwd=folder, capture_output=True, text=True, check=False)
+            if done.returncode:
+                shutil.rmtree(folder)
+                cannot(f"npm cannot install eventsource: {done.stderr}")
     return folder

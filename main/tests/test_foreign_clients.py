@@ -11,6 +11,7 @@ from playwright.sync_api import Page
 
 from config.tests.waiting import wait_until
 from main.tests import foreign_clients
+from main.tests.browser import NewContext
 from main.tests.foreign_clients import Client, Said
 from main.tests.platform import PATIENCE, Platform, Visitor
 
@@ -41,7 +42,27 @@ def expect_snapshots(seen: list[Said], text: str) -> None:
     assert orjson.loads(seen[-1].data)["state"] == "SUCCESS"
 
 
-DOORS = {"task-status": Door("/task-status/{}/", expect_snapshots)}
+def expect_events(seen: list[Said], text: str) -> None:
+    """Each event is told once and in order, whatever its type, and nothing had to be told anew."""
+    assert [said.id for said in seen] == [f"1-{number}" for number in range(1, len(seen))] + ["end"]
+    assert {"state", "step", "log", "token", "progress", "result"} == {said.event for said in seen}
+    assert "".join(orjson.loads(said.data)["text"] for said in seen if said.event == "token") == text
+    assert (seen[-1].event, orjson.loads(seen[-1].data)["final_result"]) == ("result", text)
+
+
+def expect_words_and_end(seen: list[Said], text: str) -> None:
+    """Of the events only those come that were asked for."""
+    assert [said.event for said in seen] == ["token"] * (len(seen) - 1) + ["result"]
+    assert len({said.id for said in seen}) == len(seen)
+    assert "".join(orjson.loads(said.data)["text"] for said in seen[:-1]) == text
+    assert (seen[-1].id, orjson.loads(seen[-1].data)["final_result"]) == ("end", text)
+
+
+DOORS = {
+    "snapshots": Door("/task-status/{}/", expect_snapshots),
+    "events": Door("/api/v1/executions/{}/events", expect_events),
+    "some events": Door("/api/v1/executions/{}/events?types=token,result", expect_words_and_end),
+}
 
 
 # To the end
@@ -90,15 +111,19 @@ class Watching:
         return self.end.done() or any(word in said.data for said in self.seen)
 
 
-@pytest.fixture(scope="module", params=DOORS)
+@pytest.fixture(scope="module")
 def interrupted(
-    request: pytest.FixtureRequest, platform: Platform, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Door, dict[str, Watching]]]:
-    """A run that all clients watch while the web server is stopped and started."""
-    door, folder = DOORS[request.param], tmp_path_factory.mktemp("gates")
-    with platform.visitor() as visitor, ThreadPoolExecutor(len(CLIENTS)) as pool:
-        path = door.path.format(visitor.start("thirds_flow", folder=str(folder)))
-        watching = {name: Watching(client, visitor, path, pool) for name, client in CLIENTS.items()}
+    platform: Platform, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[tuple[str, str], Watching]]:
+    """A run that all clients watch at all doors, while the web server is stopped and started."""
+    folder = tmp_path_factory.mktemp("gates")
+    with platform.visitor() as visitor, ThreadPoolExecutor(len(DOORS) * len(CLIENTS)) as pool:
+        task_id = visitor.start("thirds_flow", folder=str(folder))
+        watching = {
+            (door, client): Watching(watch, visitor, path.format(task_id), pool)
+            for door, (path, _) in DOORS.items()
+            for client, watch in CLIENTS.items()
+        }
         try:
             wait_until(lambda: all(each.has_seen("word9 ") for each in watching.values()), PATIENCE)
             deploy(platform, folder)
@@ -106,7 +131,7 @@ def interrupted(
         finally:
             (folder / "1").touch()
             (folder / "2").touch()
-        yield door, watching
+        yield watching
 
 
 def deploy(platform: Platform, folder: Path) -> None:
@@ -118,25 +143,49 @@ def deploy(platform: Platform, folder: Path) -> None:
     wait_until(platform.answers, PATIENCE)
 
 
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("client", CLIENTS)
 def test_who_comes_back_after_a_deploy_misses_nothing_and_sees_nothing_twice(
-    interrupted: tuple[Door, dict[str, Watching]], client: str
+    interrupted: dict[tuple[str, str], Watching], client: str, door: str
 ) -> None:
-    door, watching = interrupted
-    watching[client].end.result(PATIENCE)
-    door.expect(watching[client].seen, THIRTY_WORDS)
+    watching = interrupted[door, client]
+    watching.end.result(PATIENCE)
+    DOORS[door].expect(watching.seen, THIRTY_WORDS)
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
 def test_chromium_comes_back_after_a_deploy_misses_nothing_and_sees_nothing_twice(
-    platform: Platform, visitor: Visitor, page: Page, tmp_path: Path, door: Door
+    platform: Platform, visitor: Visitor, new_context: NewContext, tmp_path: Path
 ) -> None:
-    path = door.path.format(visitor.start("thirds_flow", folder=str(tmp_path)))
-    seen: list[Said] = []
-    for said in foreign_clients.chromium(page)(visitor, path):
-        seen.append(said)
-        if "word9 " in said.data and not (tmp_path / "1").exists():
-            deploy(platform, tmp_path)
-        if "word19 " in said.data:
-            (tmp_path / "2").touch()
-    door.expect(seen, THIRTY_WORDS)
+    """In a tab for each door."""
+    task_id = visitor.start("thirds_flow", folder=str(tmp_path))
+    tabs = new_context()
+    watching = [
+        (door, foreign_clients.chromium(tabs.new_page())(visitor, door.path.format(task_id)), list[Said]())
+        for door in DOORS.values()
+    ]
+    for _, messages, seen in watching:
+        seen += up_to("word9 ", messages)
+    deploy(platform, tmp_path)
+    for _, messages, seen in watching:
+        seen += up_to("word19 ", messages)
+    (tmp_path / "2").touch()
+    for door, messages, seen in watching:
+        door.expect([*seen, *messages], THIRTY_WORDS)
+
+
+def up_to(word: str, messages: Iterator[Said]) -> Iterator[Said]:
+    """Take messages until one has the word in it."""
+    for said in messages:
+        yield said
+        if word in said.data:
+            return
+
+
+# Without headers
+
+
+def test_who_cannot_send_headers_says_in_the_address_what_was_seen(visitor: Visitor) -> None:
+    path = DOORS["events"].path.format(visitor.start("count_flow"))
+    everything = list(foreign_clients.httpx_sse(visitor, path))
+    missed = foreign_clients.curl(visitor, f"{path}?last_event_id={everything[2].id}")
+    assert list(missed) == [said._replace(retry=None) for said in everything[3:]]
