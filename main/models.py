@@ -540,7 +540,7 @@ class Execution(models.Model):
     @classmethod
     def ended_of(cls, ids: Iterable[str]) -> list[str]:
         """Return which of many executions have ended: one cheap question about thousands, asked again and again."""
-        rows = _rows(
+        rows = fetch(
             "SELECT id::text FROM main_execution WHERE id = ANY(%s::uuid[]) AND state = ANY(%s)",
             [list(ids), list(cls.FINAL)],
         )

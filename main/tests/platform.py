@@ -94,8 +94,8 @@ class Process:
 class Visitor(httpx.Client):
     """A browser session without a browser: it has the cookies, and sends the CSRF token."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(base_url=url, timeout=PATIENCE)
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(base_url=url, timeout=PATIENCE, **options)
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -134,7 +134,7 @@ class Platform:
     def __init__(self, **settings_: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        environment = {
+        self.environment = {
             **os.environ,
             "POSTGRES_DB": str(connection.settings_dict["NAME"]),
             "FLOW_MODULES": ",".join(FLOWS),
@@ -145,11 +145,11 @@ class Platform:
             **settings_,
         }
         lines = commands(bind=f"127.0.0.1:{self.port}", web=1, io=16, cpu=2)
-        self.processes = {name: Process(name, line, environment) for name, line in lines.items()}
+        self.processes = {name: Process(name, line, self.environment) for name, line in lines.items()}
 
     def __enter__(self) -> Self:
         try:
-            wait_until(self._answers, PATIENCE)
+            wait_until(self.answers, PATIENCE)
             self._work()
         except BaseException:
             self.stop()
@@ -172,7 +172,13 @@ class Platform:
         for process in ended:
             process.restart()
         if ended:
-            wait_until(self._answers, PATIENCE)
+            wait_until(self.answers, PATIENCE)
+
+    def answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/").status_code == 200
+        except httpx.TransportError:
+            return False
 
     def stop(self) -> None:
         for process in self.processes.values():
@@ -180,12 +186,6 @@ class Platform:
                 process.guard.stdin.close()
         for process in self.processes.values():
             process.guard.wait(PATIENCE)
-
-    def _answers(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/health/").status_code == 200
-        except httpx.TransportError:
-            return False
 
     def _work(self) -> None:
         """Wait until both kinds of workers do what they are asked."""
