@@ -32,17 +32,27 @@ class Together(Generic[Key, Value]):
         return await asyncio.shield(future)  # others wait for it as well
 
     async def _ask_all(self) -> None:
-        while self._waiting:
-            batch = dict(islice(self._waiting.items(), self._most))
-            for key in batch:
-                del self._waiting[key]
-            try:
-                answers = await self._ask(list(batch))
-            except Exception as error:  # noqa: BLE001 it goes on to those who asked
-                for future in batch.values():
-                    future.set_exception(error)
-                    future.exception()  # who asked may have left: nobody else has to hear of it
-            else:
-                for key, future in batch.items():
-                    future.set_result(answers.get(key))
-        self._asking = None
+        try:
+            while self._waiting:
+                batch = dict(islice(self._waiting.items(), self._most))
+                for key in batch:
+                    del self._waiting[key]
+                await self._answer(batch)
+        finally:
+            self._asking = None
+
+    async def _answer(self, batch: dict[Key, asyncio.Future[Value | None]]) -> None:
+        try:
+            answers = await self._ask(list(batch))
+        except Exception as error:  # noqa: BLE001 it goes on to those who asked
+            for future in batch.values():
+                future.set_exception(error)
+                future.exception()  # who asked may have left: nobody else has to hear of it
+        except asyncio.CancelledError:  # the server ends
+            for future in [*batch.values(), *self._waiting.values()]:
+                future.cancel()
+            self._waiting.clear()
+            raise
+        else:
+            for key, future in batch.items():
+                future.set_result(answers.get(key))

@@ -48,11 +48,25 @@ class Numbers(Watcher):
             self.deliver(Piece(b"%d" % self.told))
 
 
+async def live() -> tuple[Client, Numbers]:
+    """Return a client that reads, and its watcher."""
+    client = Client()
+    watcher = Numbers(client)
+    await watcher.catch_up()
+    return client, watcher
+
+
+async def behind() -> tuple[Client, Numbers]:
+    """Return a client that does not read, and its watcher, which has just told it something."""
+    client, watcher = await live()
+    client.reads.clear()
+    watcher.happen()
+    return client, watcher
+
+
 def test_who_reads_is_sent_what_happens_without_a_task() -> None:
     async def watch() -> None:
-        client = Client()
-        watcher = Numbers(client)
-        await watcher.catch_up()
+        client, watcher = await live()
         before = asyncio.all_tasks()
         for _ in range(3):
             watcher.happen()
@@ -64,11 +78,8 @@ def test_who_reads_is_sent_what_happens_without_a_task() -> None:
 
 def test_who_does_not_read_is_left_behind_and_caught_up() -> None:
     async def watch() -> None:
-        client = Client()
-        watcher = Numbers(client)
-        await watcher.catch_up()
-        client.reads.clear()
-        for _ in range(1000):
+        client, watcher = await behind()
+        for _ in range(999):
             watcher.happen()
         assert client.got == []
         assert watcher.told == 1  # one piece waits in the server's hands, and nothing behind it
@@ -85,11 +96,7 @@ def test_who_does_not_read_is_left_behind_and_caught_up() -> None:
 
 def test_a_last_word_comes_also_to_who_is_behind() -> None:
     async def watch() -> None:
-        client = Client()
-        watcher = Numbers(client)
-        await watcher.catch_up()
-        client.reads.clear()
-        watcher.happen()
+        client, watcher = await behind()
         watcher.end(b"bye")
         watcher.comment()  # which nobody behind is sent
         client.reads.set()
@@ -103,11 +110,7 @@ def test_a_last_word_comes_also_to_who_is_behind() -> None:
 
 def test_who_left_while_behind_is_forgotten() -> None:
     async def watch() -> None:
-        client = Client()
-        watcher = Numbers(client)
-        await watcher.catch_up()
-        client.reads.clear()
-        watcher.happen()
+        client, watcher = await behind()
         watcher.leave()
         client.reads.set()
         await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
@@ -185,5 +188,25 @@ def test_what_cannot_be_answered_is_raised_to_all_who_asked() -> None:
         together = Together(fail)
         answers = await asyncio.gather(together(1), together(2), together(1), return_exceptions=True)
         assert [type(each) for each in answers] == [ConnectionError] * 3
+
+    asyncio.run(ask())
+
+
+def test_who_asks_while_the_server_ends_does_not_wait_for_ever() -> None:
+    async def never(numbers: list[int]) -> dict[int, int]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def ask() -> None:
+        together = Together(never)
+        first = asyncio.ensure_future(together(1))
+        await asyncio.sleep(0)
+        second = asyncio.ensure_future(together(2))
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task(), first, second}:
+            task.cancel()
+        async with asyncio.timeout(5):
+            answers = await asyncio.gather(first, second, return_exceptions=True)
+        assert [type(each) for each in answers] == [asyncio.CancelledError] * 2
 
     asyncio.run(ask())
