@@ -227,16 +227,17 @@ def test_comments_keep_a_silent_stream_open_for_longer_than_nginx_waits(
         await Pump().stream(WatchExecution(task_id, Viewer("somebody")), receive, send)
 
     impatient = {"proxy_read_timeout 60s": "proxy_read_timeout 1s"}
-    with (
-        served(application) as port,
-        nginx(tmp_path, port, impatient) as other,
-        httpx.Client(verify=other.trusted(), http2=True) as client,
-        client.stream("GET", f"{other.url}/task-status/") as response,
-    ):
-        stream = messages(response)
-        began = next(stream).at
-        silence = takewhile(lambda message: message.at < began + 2, stream)
-        assert [set(message.fields) for message in silence][-3:] == [{""}] * 3
+    with served(application) as port:
+        with (
+            nginx(tmp_path, port, impatient) as other,
+            httpx.Client(verify=other.trusted(), http2=True) as client,
+            client.stream("GET", f"{other.url}/task-status/") as response,
+        ):
+            stream = messages(response)
+            began = next(stream).at
+            silence = takewhile(lambda message: message.at < began + 2, stream)
+            assert [set(message.fields) for message in silence][-3:] == [{""}] * 3
+        wait_until(lambda: subscribers(task_id) == 0)
     (tmp_path / "open").touch()
 
 
@@ -245,14 +246,15 @@ def served(application: Callable[[Any, Any, Any], Awaitable[None]]) -> Iterator[
     """Serve an application from this process; return the port."""
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(application, port=port, lifespan="off", log_level="warning"))
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         wait_until(lambda: server.started)
         yield port
     finally:
         server.should_exit = server.force_exit = True
-        thread.join()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 def test_who_leaves_is_noticed_by_the_server(proxy: Proxy, visitor: Visitor, waiting: str) -> None:
