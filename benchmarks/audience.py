@@ -1,0 +1,54 @@
+"""Executions that wait for the benchmark: they look as if a worker had them, and none takes or ends them."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from benchmarks.client import Person
+from benchmarks.product import Owner, Product, database
+from benchmarks.streams import Door
+
+# A kind that no worker asks for.
+KIND = "bench"
+COLUMNS = (
+    "id, owner_id, owner_key, flow, kind, inputs, state, attempt, crashes, worker, lease_until, time_limit, usage, "
+    "chat_model, created_at, priority, turn, request_hash"
+)
+ROW = (
+    "(%s, %s, %s, 'instant_flow', %s, '{}', 'RUNNING', 1, 0, 'bench/1/1', now() + interval '1 day', 60, '{}', "
+    "'', now(), 'normal', 0, '')"
+)
+
+
+class Watchable(NamedTuple):
+    """An execution in its first attempt, and who may watch it."""
+
+    id: str
+    person: Person
+
+    @property
+    def door(self) -> Door:
+        return self.snapshots
+
+    @property
+    def snapshots(self) -> Door:
+        return Door(f"/task-status/{self.id}/", self.person)
+
+    @property
+    def events(self) -> Door:
+        return Door(f"/api/v1/executions/{self.id}/events", self.person)
+
+
+@contextmanager
+def executions_of(product: Product, owners: list[Owner], each: int) -> Iterator[list[Watchable]]:
+    """Give so many executions of each owner, as if a worker had them; they are gone after the block."""
+    found = [(owner, str(uuid.uuid4())) for _ in range(each) for owner in owners]
+    values = [(id_, owner.user_id, owner.user_id, KIND) for owner, id_ in found]
+    with database(product.local_dir) as rows:
+        rows.cursor().executemany(f"INSERT INTO main_execution ({COLUMNS}) VALUES {ROW}", values)  # noqa: S608
+    try:
+        yield [Watchable(id_, owner.person) for owner, id_ in found]
+    finally:
+        with database(product.local_dir) as rows:
+            rows.execute("DELETE FROM main_execution WHERE kind = %s", [KIND])

@@ -1,0 +1,101 @@
+"""Deliveries a second: one execution and a thousand watchers, each event one frame to each of their sockets.
+
+The next event is written as soon as all but a few have reached everybody, so the server always has something to do
+and nothing piles up. Beside it, in turn, a forwarder that hands on the same bytes. Rates are given by the clock, and
+by the processor time of the serving process alone: what one core would do that has nothing else to do. The aim is for
+the latter, because the load generator, Redis and the writer compute on the same two cores.
+"""
+
+import time
+from statistics import median
+from typing import NamedTuple
+
+import psutil
+
+from benchmarks.audience import executions_of
+from benchmarks.bench import Bench
+from benchmarks.client import Person, UnexpectedAnswerError
+from benchmarks.forwarder import forwarder
+from benchmarks.product import processor_time, sign_in
+from benchmarks.results import Beside, Row, at_least
+from benchmarks.streams import CountingWatcher, Crowd, Door, Tally, settled
+from benchmarks.writer import BARE, Job, Writer, running_writer
+
+WATCHERS = 1000
+# Events that are on their way at once.
+WINDOW = 4
+ROUNDS = 3
+
+
+class Load(NamedTuple):
+    """Frames a second: by the clock, of the server's processor time, and of the load generator's."""
+
+    by_clock: float
+    by_processor: float
+    by_generator: float
+
+
+async def measure_deliveries(bench: Bench) -> list[Row]:
+    product, seconds = bench.product, bench.choose(3, 1)
+    owner = sign_in(product.local_dir, 1)
+    loads, bounds = [], []
+    with (
+        executions_of(product, owner, ROUNDS) as watched,
+        forwarder(product.local_dir) as (bare_port, bare_process),
+    ):
+        async with running_writer(product.local_dir) as writer:
+            first = 1
+            for execution in watched:
+                door = Crowded(product.port, execution.door, product.web)
+                loads.append((await deliver(door, writer, execution.id, 1, seconds))[0])
+                bare = Crowded(bare_port, Door("/", Person()), bare_process)
+                load, first = await deliver(bare, writer, BARE, first, seconds)
+                bounds.append(load)
+    return rows(Load(*map(median, zip(*loads, strict=True))), Load(*map(median, zip(*bounds, strict=True))))
+
+
+class Crowded(NamedTuple):
+    """A door that a thousand stand at, and the process behind it."""
+
+    port: int
+    door: Door
+    process: psutil.Process
+
+
+def rows(load: Load, bound: Load) -> list[Row]:
+    by_processor = Beside("bare forwarder", bound.by_processor)
+    by_clock = Beside("bare forwarder", bound.by_clock)
+    limit = Beside("with the forwarder", bound.by_generator)
+    return [
+        Row(
+            f"deliveries per core, 1 × {WATCHERS:,} watchers",
+            load.by_processor,
+            "/s",
+            by_processor,
+            aim=at_least(60_000),
+            ratio_aim=at_least(0.55),
+        ),
+        Row("  by the clock, on cores that are shared", load.by_clock, "/s", by_clock),
+        Row("  load generator's limit per core", load.by_generator, "/s", limit),
+    ]
+
+
+async def deliver(crowded: Crowded, writer: Writer, id_: str, first: int, seconds: float) -> tuple[Load, int]:
+    """Write events for so long; return how fast they were delivered, and the number of the next event."""
+    tally, number = Tally(), first
+    watchers = [CountingWatcher(crowded.door.request(), tally) for _ in range(WATCHERS)]
+    async with Crowd(crowded.port, watchers):
+        before = await settled(lambda: tally.frames)
+        server, own, began = processor_time(crowded.process), time.process_time(), time.perf_counter()
+        while time.perf_counter() < began + seconds:
+            await writer.write(Job([id_], number))
+            number += 1
+            await tally.reach(before + WATCHERS * (number - first - WINDOW))
+        await tally.reach(before + WATCHERS * (number - first))
+        elapsed = time.perf_counter() - began
+        server, own = processor_time(crowded.process) - server, time.process_time() - own
+        after = await settled(lambda: tally.frames)
+    frames = WATCHERS * (number - first)
+    if after != before + frames:
+        raise UnexpectedAnswerError(f"{after - before} frames came where {frames} were written.")
+    return Load(frames / elapsed, frames / server, frames / own), number
