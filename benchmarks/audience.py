@@ -1,11 +1,13 @@
 """Executions that wait for the benchmark: they look as if a worker had them, and none takes or ends them."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from benchmarks.client import Person
+import orjson
+
+from benchmarks.client import Connection, Person
 from benchmarks.product import Owner, Product, database
 from benchmarks.streams import Door
 
@@ -29,15 +31,19 @@ class Watchable(NamedTuple):
 
     @property
     def door(self) -> Door:
-        return self.snapshots
-
-    @property
-    def snapshots(self) -> Door:
-        return Door(f"/task-status/{self.id}/", self.person)
-
-    @property
-    def events(self) -> Door:
+        """Where everything is told of it, to somebody whom Django has to check."""
         return Door(f"/api/v1/executions/{self.id}/events", self.person)
+
+
+async def ticketed(product: Product, executions: Iterable[Watchable]) -> list[Door]:
+    """Return the doors with tickets, which a person gets who looks at an execution."""
+    doors = []
+    async with await Connection.open(product.port) as connection:
+        for execution in executions:
+            answer = await connection.get(f"/executions/{execution.id}/", execution.person)
+            ticket = orjson.loads(answer.body)["ticket"]
+            doors.append(Door(f"{execution.door.path}?ticket={ticket}", execution.person))
+    return doors
 
 
 @contextmanager

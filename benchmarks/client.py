@@ -74,14 +74,18 @@ class Connection:
 
     async def start(self, flow: str, person: Person) -> str:
         """Start a flow without inputs; return the task's id."""
-        answer = await self.post_start(flow, person)
+        return task_id_of(await self.started(flow, person))
+
+    async def started(self, flow: str, person: Person, **inputs: Any) -> Answer:
+        """Start a flow; return the answer, which is none but success."""
+        answer = await self.post_start(flow, person, **inputs)
         if answer.status != 200:
             raise UnexpectedAnswerError(f"Starting {flow} gave {answer.status}: {answer.body[:500]!r}")
         person.take_cookies(answer)
-        return task_id_of(answer)
+        return answer
 
-    async def post_start(self, flow: str, person: Person) -> Answer:
-        body = orjson.dumps({"flow": flow, "inputs": {}})
+    async def post_start(self, flow: str, person: Person, **inputs: Any) -> Answer:
+        body = orjson.dumps({"flow": flow, "inputs": inputs})
         self._ask("POST", START, person, "Content-Type: application/json\r\n", body)
         return await self._answer()
 

@@ -8,11 +8,12 @@ and then with the bytes of every message as they are. Nothing is checked, kept, 
 
 import asyncio
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
-from typing import cast
+from typing import NamedTuple, cast
 
 import psutil
 import uvloop
@@ -70,15 +71,24 @@ class Subscription(asyncio.Protocol):
             self._rest = self._rest[end:]
 
 
+class Forwarder(NamedTuple):
+    """A running forwarder: where it listens, and the channel whose messages it hands on."""
+
+    port: int
+    process: psutil.Process
+    channel: str
+
+
 @contextmanager
-def forwarder(local_dir: Path) -> Iterator[tuple[int, psutil.Process]]:
-    """Run the forwarder of the channel BARE; give its port and its process."""
-    command = [sys.executable, "-m", "benchmarks.forwarder", str(embedded.redis_socket(local_dir)), BARE]
+def forwarder(local_dir: Path) -> Iterator[Forwarder]:
+    """Run a forwarder of a channel of its own."""
+    channel = f"{BARE}{uuid.uuid4()}"
+    command = [sys.executable, "-m", "benchmarks.forwarder", str(embedded.redis_socket(local_dir)), channel]
     with Popen(command, cwd=PROJECT, stdin=PIPE, stdout=PIPE) as process:
         assert process.stdin
         assert process.stdout
         try:
-            yield int(process.stdout.readline()), psutil.Process(process.pid)
+            yield Forwarder(int(process.stdout.readline()), psutil.Process(process.pid), channel)
         finally:
             process.stdin.close()
 

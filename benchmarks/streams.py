@@ -1,7 +1,7 @@
 """Open streams, many at once: raw protocols in one event loop, so that thousands cost the load generator little.
 
 A `Door` says where a stream is asked for. A `Watcher` is one connection to it; what it hears goes to a function, as
-bytes (`CountingWatcher`: how many frames) or frame by frame (`ReadingWatcher`).
+bytes (`CountingWatcher`: how many tokens) or message by message (`ReadingWatcher`).
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import NamedTuple, Self, TypeVar, cast
 import httptools
 import orjson
 
-from benchmarks.client import Person, UnexpectedAnswerError
+from benchmarks.client import Answer, Person, UnexpectedAnswerError
 
 # How many connect at the same time: below the backlog of gunicorn, so that none is refused.
 AT_ONCE = 200
@@ -39,6 +39,12 @@ class Door(NamedTuple):
 
     path: str
     person: Person
+
+    @classmethod
+    def of_started(cls, answer: Answer, person: Person) -> "Door":
+        """Return where everything is told of an execution, to the one who has just started it."""
+        started = orjson.loads(answer.body)
+        return cls(f"/api/v1/executions/{started['task_id']}/events?ticket={started['ticket']}", person)
 
     def request(self, last_event_id: str = "") -> bytes:
         again = f"Last-Event-ID: {last_event_id}\r\n" if last_event_id else ""
@@ -83,44 +89,42 @@ class Watcher(asyncio.Protocol):
 
 
 class CountingWatcher(Watcher):
-    """Counts frames, and does not look into them: a frame ends with an empty line, and has none inside."""
+    """Counts the tokens that come, and looks no further into them."""
+
+    TOKEN, END = b"\nevent: token\n", b"\n\n"
 
     def __init__(self, request: bytes, tally: "Tally") -> None:
         super().__init__(request)
         self._tally = tally
-        self._last = 0
+        self._rest = b""
 
     def data_received(self, data: bytes) -> None:
-        if self.opened.done():
-            self.count(data)
-        else:  # the first piece may have frames behind its head
+        if not self.opened.done():  # the first piece may have messages behind its head
             super().data_received(data)
-            self.count(data)
-
-    def count(self, data: bytes) -> None:
-        found = data.count(b"\n\n") + (self._last == data[0] == 10)
-        self._last = data[-1]
-        if found:
+        data = self._rest + data
+        end = data.rfind(self.END) + 1
+        self._rest = data[end:]
+        if found := data.count(self.TOKEN, 0, end):
             self._tally.add(found)
 
 
 class Tally:
-    """How many frames all watchers have seen; wakes who waits for a number of them."""
+    """How many tokens all watchers have seen; wakes who waits for a number of them."""
 
     def __init__(self) -> None:
-        self.frames = 0
+        self.tokens = 0
         self._wanted: tuple[int, asyncio.Future[None]] | None = None
 
-    def add(self, frames: int) -> None:
-        self.frames += frames
-        if self._wanted and self.frames >= self._wanted[0]:
+    def add(self, tokens: int) -> None:
+        self.tokens += tokens
+        if self._wanted and self.tokens >= self._wanted[0]:
             if not self._wanted[1].done():
                 self._wanted[1].set_result(None)
             self._wanted = None
 
-    async def reach(self, frames: int) -> None:
-        if self.frames < frames:
-            self._wanted = (frames, asyncio.get_running_loop().create_future())
+    async def reach(self, tokens: int) -> None:
+        if self.tokens < tokens:
+            self._wanted = (tokens, asyncio.get_running_loop().create_future())
             await self._wanted[1]
 
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.writer
 
-reads jobs from its standard input, a line of JSON each, does them one after the other, and answers each with a line.
+says that it is ready, reads jobs from its standard input, a line of JSON each, and answers each with a line when it is
+done.
 Every event is one token whose text is its number and the moment just before it was written: "17:81236123123 ".
 """
 
@@ -24,8 +25,8 @@ from benchmarks.product import PROJECT, environment
 if TYPE_CHECKING:
     from redis.client import Pipeline
 
-# The channel and the stream of the bare server; see forwarder.py.
-BARE = "bare"
+# What the name of a bare server's channel begins with; see forwarder.py.
+BARE = "bare-"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ async def running_writer(local_dir: Path) -> AsyncIterator[Writer]:
         stdout=PIPE,
     )
     assert process.stdin
+    assert process.stdout
     try:
+        await process.stdout.readline()
         yield Writer(process)
     finally:
         process.stdin.close()
@@ -82,10 +85,10 @@ async def running_writer(local_dir: Path) -> AsyncIterator[Writer]:
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    write([f"{BARE}warm-up"], 1)
+    print("ready", flush=True)
     for line in sys.stdin.buffer:
-        done = do(Job(**orjson.loads(line)))
-        sys.stdout.buffer.write(orjson.dumps(asdict(done)) + b"\n")
-        sys.stdout.buffer.flush()
+        print(orjson.dumps(asdict(do(Job(**orjson.loads(line))))).decode(), flush=True)
 
 
 def do(job: Job) -> Done:
@@ -118,20 +121,20 @@ def write(ids: list[str], number: int) -> None:
             "text": f"{number}:{time.monotonic_ns()} ",
             "id": f"1-{number}",
         }
-        if id_ == BARE:
-            add_bare_event(pipeline, event)
+        if id_.startswith(BARE):
+            add_bare_event(pipeline, id_, event)
         else:
             add_event(pipeline, id_, event)
     pipeline.execute()
 
 
-def add_bare_event(pipeline: "Pipeline", event: Any) -> None:
+def add_bare_event(pipeline: "Pipeline", channel: str, event: Any) -> None:
     """Give Redis as much to do as the product does, and publish the very bytes that a watcher shall get."""
     from main.channel import STREAM_LENGTH
 
-    pipeline.xadd(BARE, {"e": orjson.dumps(event)}, id=event["id"], maxlen=STREAM_LENGTH, approximate=True)
-    pipeline.publish(BARE, bare_frame(event))
-    pipeline.expire(BARE, 3600)
+    pipeline.xadd(channel, {"e": orjson.dumps(event)}, maxlen=STREAM_LENGTH, approximate=True)
+    pipeline.publish(channel, bare_frame(event))
+    pipeline.expire(channel, 3600)
 
 
 def bare_frame(event: Any) -> bytes:

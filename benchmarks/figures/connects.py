@@ -6,7 +6,7 @@ a ticket. Each opens a stream of an execution of their own, ten at the same time
 
 import asyncio
 
-from benchmarks.audience import executions_of
+from benchmarks.audience import executions_of, ticketed
 from benchmarks.bench import Bench
 from benchmarks.product import Product, processor_time, sign_in
 from benchmarks.results import Row, at_most
@@ -24,8 +24,12 @@ async def measure_connects(bench: Bench) -> list[Row]:
         first = [execution.door for execution in executions]
         await cost_of(product, first[:WARM_UP])
         new = await cost_of(product, first)
+        returning = await ticketed(product, executions)
+        await cost_of(product, returning[:WARM_UP])
+        known = await cost_of(product, returning)
     return [
         Row("processor time of a first connect", new, "ms", aim=at_most(2)),
+        Row("processor time of a returning connect", known, "ms", aim=at_most(0.4)),
     ]
 
 

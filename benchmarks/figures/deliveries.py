@@ -1,9 +1,9 @@
 """Deliveries a second: one execution and a thousand watchers, each event one frame to each of their sockets.
 
-The next event is written as soon as all but a few have reached everybody, so the server always has something to do
-and nothing piles up. Beside it, in turn, a forwarder that hands on the same bytes. Rates are given by the clock, and
-by the processor time of the serving process alone: what one core would do that has nothing else to do. The aim is for
-the latter, because the load generator, Redis and the writer compute on the same two cores.
+The next event is written as soon as the last has reached everybody: the server has something to do nearly all the
+time, and never sends two frames as one. Beside it, in turn, a forwarder that hands on the same bytes. Rates are given
+by the clock, and by the processor time of the serving process alone: what one core would do that has nothing else to
+do. The aim is for the latter, because the load generator, Redis and the writer compute on the same two cores.
 """
 
 import time
@@ -19,11 +19,9 @@ from benchmarks.forwarder import forwarder
 from benchmarks.product import processor_time, sign_in
 from benchmarks.results import Beside, Row, at_least
 from benchmarks.streams import CountingWatcher, Crowd, Door, Tally, settled
-from benchmarks.writer import BARE, Job, Writer, running_writer
+from benchmarks.writer import Job, Writer, running_writer
 
 WATCHERS = 1000
-# Events that are on their way at once.
-WINDOW = 4
 ROUNDS = 3
 
 
@@ -41,16 +39,14 @@ async def measure_deliveries(bench: Bench) -> list[Row]:
     loads, bounds = [], []
     with (
         executions_of(product, owner, ROUNDS) as watched,
-        forwarder(product.local_dir) as (bare_port, bare_process),
+        forwarder(product.local_dir) as bare,
     ):
         async with running_writer(product.local_dir) as writer:
-            first = 1
             for execution in watched:
                 door = Crowded(product.port, execution.door, product.web)
-                loads.append((await deliver(door, writer, execution.id, 1, seconds))[0])
-                bare = Crowded(bare_port, Door("/", Person()), bare_process)
-                load, first = await deliver(bare, writer, BARE, first, seconds)
-                bounds.append(load)
+                loads.append(await deliver(door, writer, execution.id, seconds))
+                door = Crowded(bare.port, Door("/", Person()), bare.process)
+                bounds.append(await deliver(door, writer, bare.channel, seconds))
     return rows(Load(*map(median, zip(*loads, strict=True))), Load(*map(median, zip(*bounds, strict=True))))
 
 
@@ -80,22 +76,23 @@ def rows(load: Load, bound: Load) -> list[Row]:
     ]
 
 
-async def deliver(crowded: Crowded, writer: Writer, id_: str, first: int, seconds: float) -> tuple[Load, int]:
-    """Write events for so long; return how fast they were delivered, and the number of the next event."""
-    tally, number = Tally(), first
+async def deliver(crowded: Crowded, writer: Writer, id_: str, seconds: float) -> Load:
+    """Write events for so long; return how fast they were delivered."""
+    tally, number = Tally(), 2
     watchers = [CountingWatcher(crowded.door.request(), tally) for _ in range(WATCHERS)]
     async with Crowd(crowded.port, watchers):
-        before = await settled(lambda: tally.frames)
+        await settled(lambda: tally.tokens)
+        await writer.write(Job([id_]))  # from here on everybody has everything at once
+        before = await settled(lambda: tally.tokens)
         server, own, began = processor_time(crowded.process), time.process_time(), time.perf_counter()
         while time.perf_counter() < began + seconds:
             await writer.write(Job([id_], number))
             number += 1
-            await tally.reach(before + WATCHERS * (number - first - WINDOW))
-        await tally.reach(before + WATCHERS * (number - first))
+            await tally.reach(before + WATCHERS * (number - 2))
         elapsed = time.perf_counter() - began
         server, own = processor_time(crowded.process) - server, time.process_time() - own
-        after = await settled(lambda: tally.frames)
-    frames = WATCHERS * (number - first)
+        after = await settled(lambda: tally.tokens)
+    frames = WATCHERS * (number - 2)
     if after != before + frames:
         raise UnexpectedAnswerError(f"{after - before} frames came where {frames} were written.")
-    return Load(frames / elapsed, frames / server, frames / own), number
+    return Load(frames / elapsed, frames / server, frames / own)

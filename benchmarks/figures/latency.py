@@ -13,7 +13,7 @@ from benchmarks.forwarder import forwarder
 from benchmarks.product import sign_in
 from benchmarks.results import Beside, Row, at_most, percentile
 from benchmarks.streams import Crowd, Door, Message, ReadingWatcher, settled
-from benchmarks.writer import BARE, Job, running_writer, stamps
+from benchmarks.writer import Job, running_writer, stamps
 
 # Seconds between two events of one stream.
 PERIOD = 0.01
@@ -43,14 +43,14 @@ async def measure_latency(bench: Bench) -> list[Row]:
     watched, bare = Delays(), Delays()
     with (
         executions_of(product, sign_in(product.local_dir, 1), 1) as [execution],
-        forwarder(product.local_dir) as (bare_port, _),
+        forwarder(product.local_dir) as bare_server,
     ):
         async with (
             running_writer(product.local_dir) as writer,
             Crowd(product.port, [ReadingWatcher(execution.door.request(), watched.hear)]),
-            Crowd(bare_port, [ReadingWatcher(Door("/", Person()).request(), bare.hear)]),
+            Crowd(bare_server.port, [ReadingWatcher(Door("/", Person()).request(), bare.hear)]),
         ):
-            await writer.write(Job([execution.id, BARE], count=events, period=PERIOD, slices=2))
+            await writer.write(Job([execution.id, bare_server.channel], count=events, period=PERIOD, slices=2))
             await settled(lambda: len(watched.by_number) + len(bare.by_number))
     return [row(percent, watched, bare) for percent in (50, 95)]
 
