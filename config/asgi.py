@@ -8,7 +8,7 @@ hand-off header: the request ends, with its thread and its database connection, 
 import asyncio
 import gc
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
@@ -27,19 +27,20 @@ django.setup(set_prefix=False)
 
 # Only now that Django is set up can models be imported.
 from main.api import problem  # noqa: E402
-from main.pump import HAND_OFF, Pump  # noqa: E402
+from main.doors import PATHS, ticketed  # noqa: E402
+from main.pump import ExecutionGoneError, HandOff, Pump, TooManyStreamsError, Watch  # noqa: E402
 from main.registry import load_flows  # noqa: E402
+from main.watchers import Receive, Send  # noqa: E402
 
 load_flows(["main.flows", *settings.FLOW_MODULES])
 gc.freeze()  # what is imported stays: a full collection would stop every stream to look at it again
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 # More than there are database connections: a request that waits for one holds no other up.
 THREADS = 32
+# Who comes to watch is let in by threads of their own: when thousands come back at once, others are served as well.
+STREAM_THREADS = 4
 
 
 class ClientGoneError(Exception):
@@ -58,9 +59,13 @@ class Application(BaseHandler):
         self.load_middleware()
         self.pump = Pump()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
+        self._stream_threads = ThreadPoolExecutor(STREAM_THREADS, thread_name_prefix="stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
+            return
+        watch = ticketed(scope)
+        if watch and await self.pump.is_allowed(watch.viewer) and await self._stream(watch, receive, send):
             return
         try:
             body = await _read_body(scope, receive)
@@ -71,11 +76,22 @@ class Application(BaseHandler):
                 problem(413, f"The body is larger than {settings.MAX_BODY_BYTES} bytes."), send, close=True
             )
             return
-        response = await asyncio.get_running_loop().run_in_executor(self._threads, self._respond, scope, body)
-        if HAND_OFF in response.headers:
-            await self.pump.stream(response.headers[HAND_OFF], receive, send)
-        else:
+        threads = self._stream_threads if PATHS.fullmatch(scope["path"]) else self._threads
+        response = await asyncio.get_running_loop().run_in_executor(threads, self._respond, scope, body)
+        if not isinstance(response, HandOff):
             await _send(response, send)
+        elif not await self._stream(response.watch, receive, send):
+            await _send(problem(404, "There is no such execution."), send)
+
+    async def _stream(self, watch: Watch, receive: Receive, send: Send) -> bool:
+        """Let the pump serve a watcher; say whether there is something to watch."""
+        try:
+            await self.pump.stream(watch, receive, send)
+        except ExecutionGoneError:
+            return False
+        except TooManyStreamsError as error:
+            await _send(problem(429, str(error)), send)
+        return True
 
     def _respond(self, scope: Scope, body: bytes) -> HttpResponse:
         """Handle a request from its first signal to its last, in this thread."""

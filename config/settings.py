@@ -190,6 +190,9 @@ CPU_CONCURRENCY: int = env.int("CPU_CONCURRENCY", default=2)
 CPU_MEMORY_MB: int = env.int("CPU_MEMORY_MB", default=1024)
 # Seconds that Redis keeps an execution's events and task meta after the last one.
 EVENT_RETENTION: int = env.int("EVENT_RETENTION", default=24 * 3600)
+# Streams that a visitor's session, and a user in all their sessions, may hold open at each web process; 0 for no limit.
+MAX_STREAMS_PER_VISITOR: int = env.int("MAX_STREAMS_PER_VISITOR", default=50)
+MAX_STREAMS_PER_USER: int = env.int("MAX_STREAMS_PER_USER", default=200)
 
 # People, security
 

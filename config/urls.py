@@ -9,7 +9,7 @@ from django.urls import URLPattern, path
 from django.views.generic import RedirectView
 from django.views.i18n import JavaScriptCatalog
 
-from main import views
+from main import schema_views, views
 from ops import views as ops
 
 
@@ -24,14 +24,17 @@ admin.autodiscover()
 urlpatterns = [
     path("", views.home, name="home"),
     *both("start-task/", views.StartTask.as_view(), "start_task"),
-    *both("task-status/<str:execution_id>/", views.TaskStatus.as_view(), "task_status"),
+    *both("task-status/<str:execution_id>/", views.task_status, "task_status"),
     *both("flows/", views.Flows.as_view(), "flows"),
     *both("executions/", views.Executions.as_view(), "executions"),
     *both("executions/<str:execution_id>/", views.execution_page, "execution"),
     *both("executions/<str:execution_id>/answer/", views.answer, "answer"),
+    *both("api/v1/stream", views.own_stream, "stream"),
+    *both("api/v1/executions/<str:execution_id>/events", views.events, "events"),
     *both("api/v1/executions/<str:execution_id>/cancel", views.Cancel.as_view(), "cancel"),
     *both("api/v1/executions/<str:execution_id>/run-again", views.RunAgain.as_view(), "run_again"),
     *both("api/v1/executions/<str:execution_id>/entry", views.EntryDetail.as_view(), "entry"),
+    *both("api/v1/events/schema", schema_views.event_schemas, "event_schemas"),
     *both("api/v1/ops/queues", ops.Queues.as_view(), "queues"),
     *both("api/v1/ops/queues/<str:name>/purge", ops.Purge.as_view(), "purge"),
     *both("api/v1/ops/dead-letters", ops.DeadLetters.as_view(), "dead_letters"),

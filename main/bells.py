@@ -8,6 +8,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from functools import cache
 
 from kombu import Connection
@@ -20,15 +21,18 @@ logger = logging.getLogger(__name__)
 TASK = "main.work"
 MAX_WAITING_RINGS = 1000
 
-_rings: "queue.SimpleQueue[str]" = queue.SimpleQueue()
+_rings: "queue.SimpleQueue[tuple[str, Callable[[], None] | None]]" = queue.SimpleQueue()
 _silent_until = 0.0
 
 
-def ring(kind: str) -> None:
-    """Ask for a worker of that kind to look for work. Returns at once; raises nothing."""
+def ring(kind: str, before: Callable[[], None] | None = None) -> None:
+    """Ask for a worker of that kind to look for work. Returns at once; raises nothing.
+
+    `before` is called in between, such as to tell of what was started before what a worker tells of it.
+    """
     if _rings.qsize() < MAX_WAITING_RINGS:
         _ringer()
-        _rings.put(kind)
+        _rings.put((kind, before))
 
 
 def ring_now(kind: str) -> bool:
@@ -54,7 +58,9 @@ def _ringer() -> threading.Thread:
 def _ring_forever() -> None:
     global _silent_until
     while True:
-        kind = _rings.get()
+        kind, before = _rings.get()
+        if before:
+            before()
         if time.monotonic() >= _silent_until and not ring_now(kind):
             _silent_until = time.monotonic() + PAUSE_AFTER_FAILURE
 

@@ -8,6 +8,8 @@ Keys of an execution, all of which expire EVENT_RETENTION seconds after the last
     execution:{id}            stream of events, by their number; a stale attempt cannot add to it
     execution:{id}            (as a Pub/Sub channel) the same bytes
     celery-task-meta-{id}     what Celery's AsyncResult(id) reads, and the snapshot to fold on from
+    owner:{owner}             stream of what happens to all of an owner's executions, numbered by Redis
+    owner:{owner}             (as a Pub/Sub channel) the same, each after its number
 """
 
 import heapq
@@ -27,6 +29,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from main.events import LAST_SEQ, Event, EventId, Snapshot, fold, merge
+from main.owner_events import OwnerEvent, execution_event, node_events
 from main.run import page_address
 
 logger = logging.getLogger(__name__)
@@ -46,8 +49,28 @@ if #redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1) == 0 then
     redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
 end
 """
+# How many events an owner's stream keeps, about; and a publisher for its owner while Redis is away.
+OWNER_STREAM_LENGTH = 1000
+OWNER_EVENTS_KEPT = 100
+# What an attempt says after the execution went on elsewhere is not told either: its own event is not the last one.
+TELL_OWNER = """
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+if ARGV[1] ~= '' and newest[1] and newest[1][1] ~= ARGV[1] then return end
+for place = 4, #ARGV do
+    local number = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'e', ARGV[place])
+    redis.call('PUBLISH', KEYS[2], number .. ' ' .. ARGV[place])
+end
+redis.call('EXPIRE', KEYS[2], ARGV[3])
+"""
 
 _silent_until = 0.0
+
+
+class Theirs(NamedTuple):
+    """Whose an execution is and what it runs, for the stream of all that is theirs."""
+
+    owner: str
+    flow: str
 
 
 class ExecutionFailed(Exception):
@@ -91,6 +114,10 @@ def stream_key(execution_id: str) -> str:
 
 def meta_key(execution_id: str) -> str:
     return f"celery-task-meta-{execution_id}"
+
+
+def owner_channel(owner: str) -> str:
+    return f"owner:{owner}"
 
 
 def encode(event: Event) -> bytes:
@@ -160,10 +187,16 @@ class Publisher:
     """
 
     def __init__(
-        self, execution_id: str, attempt: int, base: Snapshot, on_superseded: Callable[[], None]
+        self,
+        execution_id: str,
+        attempt: int,
+        base: Snapshot,
+        on_superseded: Callable[[], None],
+        theirs: Theirs | None = None,
     ) -> None:
         self.execution_id = execution_id
         self.snapshot = base
+        self._owner_news = OwnerNews(execution_id, theirs) if theirs else None
         self._attempt = attempt
         self._seq = 0
         self._on_superseded = on_superseded
@@ -218,6 +251,8 @@ class Publisher:
             numbered = [self._numbered(event) for event in events]
             for event in numbered:
                 self.snapshot = fold(self.snapshot, event)
+            if self._owner_news:
+                self._owner_news.note(numbered)
             self._meta_due = self._meta_due or bool(events)
             if self._lost and self._seq:
                 numbered = [self._whole_snapshot()]
@@ -258,6 +293,8 @@ class Publisher:
         self._lost = any(isinstance(reply, Exception) for reply in replies)
         if with_meta:
             self._meta_at, self._meta_due = now, False
+            if self._owner_news:
+                self._owner_news.clear()
         elif self._meta_due:
             _flusher().at(self._meta_at + META_INTERVAL, self.flush)
 
@@ -279,7 +316,35 @@ class Publisher:
             set_meta(pipeline, self.execution_id, self.snapshot)
         for event in events:
             add_event(pipeline, self.execution_id, event)
+        if with_meta and self._owner_news:
+            self._owner_news.tell(pipeline, self.snapshot)
         return pipeline.execute(raise_on_error=False)
+
+
+class OwnerNews:
+    """What an owner was not told yet of an execution. It is told with the task meta: four times a second at most."""
+
+    def __init__(self, execution_id: str, theirs: Theirs) -> None:
+        self._execution_id = execution_id
+        self._theirs = theirs
+        self._nodes: list[OwnerEvent] = []
+        self._now: OwnerEvent | None = None
+        self._told: OwnerEvent | None = None
+
+    def note(self, events: Iterable[Event]) -> None:
+        """Keep what is told one by one: steps that ended."""
+        self._nodes += node_events(self._execution_id, self._theirs.flow, events)
+        del self._nodes[:-OWNER_EVENTS_KEPT]
+
+    def tell(self, pipeline: Any, snapshot: Snapshot) -> None:
+        self._now = execution_event(self._execution_id, self._theirs.flow, snapshot)
+        changed = [self._now] if self._now != self._told else []
+        news = [*self._nodes, *changed] if snapshot.is_final else [*changed, *self._nodes]
+        tell_owner(pipeline, self._theirs.owner, self._execution_id, str(snapshot.id), news)
+
+    def clear(self) -> None:
+        """Note that it was told."""
+        self._told, self._nodes = self._now, []
 
 
 class OutsideEnd(NamedTuple):
@@ -288,20 +353,26 @@ class OutsideEnd(NamedTuple):
     execution_id: str
     event: Event
     snapshot: Snapshot
+    theirs: Theirs | None
 
 
-def outside_end(execution_id: str, attempt: int, result: Event, before: Snapshot) -> OutsideEnd:
+def outside_end(
+    execution_id: str, attempt: int, result: Event, before: Snapshot, theirs: Theirs | None = None
+) -> OutsideEnd:
     number = EventId(attempt, LAST_SEQ)
     event: Event = {**result, "id": str(number)}
     snapshot = fold(before, event)
     snapshot.id = number  # also where what is stored has the end in it
-    return OutsideEnd(execution_id, event, snapshot)
+    return OutsideEnd(execution_id, event, snapshot, theirs)
 
 
-def announce_end(execution_id: str, attempt: int, result: Event, stored: Snapshot) -> None:
+def announce_end(
+    execution_id: str, attempt: int, result: Event, stored: Snapshot, theirs: Theirs | None = None
+) -> None:
     """Tell watchers of an end that was decided outside of the attempt."""
     shown = history(execution_id)
-    announce_ends([outside_end(execution_id, attempt, result, merge(shown, stored) if shown else stored)])
+    before = merge(shown, stored) if shown else stored
+    announce_ends([outside_end(execution_id, attempt, result, before, theirs)])
 
 
 def announce_ends(ends: Iterable[OutsideEnd]) -> None:
@@ -312,9 +383,18 @@ def announce_ends(ends: Iterable[OutsideEnd]) -> None:
         for end in ends:
             set_meta(pipeline, end.execution_id, end.snapshot)
             add_event(pipeline, end.execution_id, end.event)
+            if end.theirs:
+                news = execution_event(end.execution_id, end.theirs.flow, end.snapshot)
+                tell_owner(pipeline, end.theirs.owner, end.execution_id, end.event["id"], [news])
         pipeline.execute(raise_on_error=False)
 
     with_redis(write)
+
+
+def announce_start(execution_id: str, theirs: Theirs, snapshot: Snapshot) -> None:
+    """Tell an owner of an execution that was just started."""
+    event = execution_event(execution_id, theirs.flow, snapshot, is_new=True)
+    with_redis(lambda redis: tell_owner(redis, theirs.owner, execution_id, "", [event]))
 
 
 def add_event(pipeline: Any, execution_id: str, event: Event) -> None:
@@ -322,6 +402,15 @@ def add_event(pipeline: Any, execution_id: str, event: Event) -> None:
     pipeline.xadd(key, {"e": encoded}, id=event["id"], maxlen=STREAM_LENGTH, approximate=True)
     pipeline.publish(key, encoded)
     pipeline.expire(key, settings.EVENT_RETENTION)
+
+
+def tell_owner(redis: Any, owner: str, execution_id: str, number: str, events: Iterable[OwnerEvent]) -> None:
+    """Tell an owner what happened, unless another event than `number` is the execution's newest."""
+    if encoded := [event.encode() for event in events]:
+        keys = stream_key(execution_id), owner_channel(owner)
+        redis.eval(
+            TELL_OWNER, len(keys), *keys, number, OWNER_STREAM_LENGTH, settings.EVENT_RETENTION, *encoded
+        )
 
 
 def set_meta(pipeline: Any, execution_id: str, snapshot: Snapshot) -> None:

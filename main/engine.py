@@ -132,6 +132,7 @@ def execute(execution: Execution) -> None:
         execution.attempt,
         Snapshot(url=page_address(str(execution.id))),
         on_superseded=lambda: run.stop("Superseded."),
+        theirs=execution.theirs,
     )
     journal = DatabaseJournal(execution)
     run = Run(
@@ -297,7 +298,7 @@ def _announce_end(execution: Execution) -> None:
         id=execution.id, attempt=execution.attempt, state__in=Execution.FINAL
     ).first()
     if ended:
-        announce_end(str(ended.id), ended.attempt, ended.result_event(), ended.snapshot())
+        announce_end(str(ended.id), ended.attempt, ended.result_event(), ended.snapshot(), ended.theirs)
 
 
 def _finish_unknown(execution: Execution, sentence: str) -> None:
@@ -308,4 +309,5 @@ def _finish_unknown(execution: Execution, sentence: str) -> None:
         return
     ended = Execution(id=execution.id, state="FAILURE", error=error)
     snapshot = Snapshot(url=page_address(str(execution.id)))
-    Publisher(str(execution.id), execution.attempt, snapshot, lambda: None).close(ended.result_event())
+    publisher = Publisher(str(execution.id), execution.attempt, snapshot, lambda: None, execution.theirs)
+    publisher.close(ended.result_event())

@@ -16,13 +16,18 @@ counted), long texts are cut.
 | snapshot | snapshot: replaces what was folded so far |
 
 `step` is the key of the step it belongs to, "" outside of steps; `n` counts the entries of that step from 0.
+
+Clients get them as EVENT_DATA has them, and of all executions of an owner what OWNER_EVENT_DATA has; event_schemas.py
+makes JSON Schemas of these.
 """
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
 import orjson
+from annotated_types import Ge, Le, MaxLen
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 State = Literal["PENDING", "PROGRESS", "SUCCESS", "FAILURE"]
 FINAL_STATES = frozenset({"SUCCESS", "FAILURE"})
@@ -65,14 +70,211 @@ class EventId(NamedTuple):
 NO_EVENT = EventId(0, 0)
 
 
-class ErrorDetail(TypedDict):
-    type: str
-    message: str
-    retryable: bool
+# What clients get. The types are what the JSON Schemas are made of, and what the code uses where it can.
+
+
+@dataclass(frozen=True)
+class Means:
+    """Says in a JSON Schema what a field is. Pydantic calls the method; nothing of it is needed here."""
+
+    text: str
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {**handler(schema), "description": self.text}
+
+
+Status = Annotated[str, MaxLen(MAX_STATUS_LENGTH), Means("A sentence: what is going on.")]
+Percent = Annotated[int, Ge(0), Le(100), Means("How far it is, in percent. It never falls.")]
+StepKey = Annotated[str, Means("The key of the step it belongs to; empty outside of steps.")]
+EntryNumber = Annotated[int, Ge(0), Means("Its number among the entries of that step, from 0.")]
+Name = Annotated[str, MaxLen(MAX_NAME_LENGTH)]
+Final = Annotated[
+    Any,
+    Means("What the flow returned, text or any JSON; {omitted_bytes, url} where it is larger than 32 KiB."),
+]
+
+
+class Data(TypedDict):
+    """The base of what is sent to clients: nothing but the fields that are named, and no 1 for a true."""
+
+
+# Mypy takes what stands in the class for a field.
+Data.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[attr-defined]
+
+
+class ErrorDetail(Data):
+    """Why an execution failed."""
+
+    type: Annotated[str, Means("What kind of failure it is: one of the API's names, or the flow's own.")]
+    message: Annotated[str, Means("A sentence for the person who reads it.")]
+    retryable: Annotated[bool, Means("Whether trying again may help.")]
+
+
+class StateData(Data):
+    """It is waiting or running. How it ends is said by `result`."""
+
+    state: Annotated[Literal["PENDING", "PROGRESS"], Means("Waiting, or begun.")]
+    status: NotRequired[Status]
+
+
+class ProgressData(Data):
+    """It is further than before."""
+
+    progress: Percent
+
+
+class StepView(Data):
+    """A step begins, begins anew, is done or has failed."""
+
+    step: Annotated[str, Means("The step's key, unique in its execution.")]
+    name: Annotated[Name, Means("The step's name, for people.")]
+    state: Annotated[Literal["running", "done", "failed"], Means("How the step stands.")]
+    restarted: NotRequired[
+        Annotated[bool, Means("True where it begins anew: what an earlier try of it told is void.")]
+    ]
+
+
+class LogData(Data):
+    """A line for the timeline."""
+
+    step: StepKey
+    n: EntryNumber
+    message: Annotated[str, Means("The line.")]
+
+
+class ToolResultData(Data):
+    """What a tool returned, for the timeline."""
+
+    step: StepKey
+    n: EntryNumber
+    step_name: Annotated[Name, Means("What the tool was used for, for people.")]
+    tool: Annotated[Name, Means("The tool's name.")]
+    data: Annotated[
+        Any, Means("What it returned, any JSON; {omitted_bytes, url} where it is larger than 32 KiB.")
+    ]
+
+
+class TokenData(Data):
+    """The text that a step writes has grown."""
+
+    step: StepKey
+    text: Annotated[str, Means("The piece to append.")]
+
+
+class SuccessData(Data):
+    """It has ended well."""
+
+    state: Annotated[Literal["SUCCESS"], Means("How it ended.")]
+    status: Annotated[str, Means("A sentence: how it ended.")]
+    final_result: Final
+
+
+class FailureData(Data):
+    """It has failed, or was cancelled."""
+
+    state: Annotated[Literal["FAILURE"], Means("How it ended.")]
+    status: Annotated[str, Means("A sentence: how it ended.")]
+    error: Annotated[ErrorDetail, Means("Why.")]
+
+
+class LogEntry(LogData):
+    """A line of the timeline."""
+
+    type: Annotated[Literal["log"], Means("What kind of entry it is.")]
+
+
+class ToolResultEntry(ToolResultData):
+    """What a tool returned."""
+
+    type: Annotated[Literal["tool_result"], Means("What kind of entry it is.")]
+
+
+class SnapshotDetails(Data):
+    """What all events so far add up to."""
+
+    status: Status
+    progress: Percent
+    step_results: Annotated[list[LogEntry | ToolResultEntry], Means("The timeline, in order.")]
+    steps: Annotated[list[StepView], Means("The steps, in the order in which they began.")]
+    omitted: NotRequired[Annotated[int, Ge(1), Means("How many of the oldest entries were left out.")]]
+    partial_result: NotRequired[
+        Annotated[str, Means("The text that is being written, or the end of a long one.")]
+    ]
+    final_result: NotRequired[Final]
+    error: NotRequired[Annotated[ErrorDetail, Means("Why it failed.")]]
+
+
+class SnapshotData(Data):
+    """Everything, in place of what was told before; the same as a message of `/task-status/`."""
+
+    state: Annotated[State, Means("How the execution stands.")]
+    details: Annotated[SnapshotDetails, Means("What all events so far add up to.")]
+
+
+EVENT_DATA: dict[str, Any] = {
+    "state": StateData,
+    "progress": ProgressData,
+    "step": StepView,
+    "log": LogData,
+    "tool_result": ToolResultData,
+    "token": TokenData,
+    "result": Annotated[SuccessData | FailureData, Means("It has ended: the last event.")],
+    "snapshot": SnapshotData,
+}
+
+
+class OwnerData(Data):
+    """What the events about an execution as a whole have in common."""
+
+    execution_id: Annotated[str, Means("The execution's id.")]
+    flow: Annotated[str, Means("The name of its flow.")]
+    status: Annotated[str, Means("A sentence: what is going on, or how it ended.")]
+    progress: Percent
+
+
+class UnfinishedData(OwnerData):
+    """An execution was started, or something about it has changed."""
+
+    state: Annotated[Literal["PENDING", "PROGRESS"], Means("Waiting, or begun.")]
+
+
+class CompletedData(OwnerData):
+    """An execution has ended well."""
+
+    state: Annotated[Literal["SUCCESS"], Means("How it ended.")]
+
+
+class FailedData(OwnerData):
+    """An execution has failed, or was cancelled."""
+
+    state: Annotated[Literal["FAILURE"], Means("How it ended.")]
+    error: Annotated[ErrorDetail, Means("Why.")]
+
+
+class NodeExecutedData(Data):
+    """A step of an execution has ended."""
+
+    execution_id: Annotated[str, Means("The execution's id.")]
+    flow: Annotated[str, Means("The name of its flow.")]
+    step: Annotated[str, Means("The step's key, unique in its execution.")]
+    name: Annotated[Name, Means("The step's name, for people.")]
+    state: Annotated[Literal["done", "failed"], Means("How the step ended.")]
+
+
+OWNER_EVENT_DATA: dict[str, Any] = {
+    "EXECUTION_STARTED": UnfinishedData,
+    "EXECUTION_UPDATED": UnfinishedData,
+    "EXECUTION_COMPLETED": CompletedData,
+    "EXECUTION_FAILED": FailedData,
+    "NODE_EXECUTED": NodeExecutedData,
+}
+
+
+# What the code tells itself.
 
 
 class Entry(TypedDict):
-    """A line of the timeline, as `step_results` of the contract shows it."""
+    """A line of the timeline, as `step_results` of the contract shows it: a LogEntry or a ToolResultEntry."""
 
     type: Literal["log", "tool_result"]
     step: str
@@ -81,13 +283,6 @@ class Entry(TypedDict):
     step_name: NotRequired[str]
     tool: NotRequired[str]
     data: NotRequired[Any]
-
-
-class StepView(TypedDict):
-    step: str
-    name: str
-    state: Literal["running", "done", "failed"]
-    restarted: NotRequired[bool]
 
 
 class Event(TypedDict, total=False):

@@ -7,6 +7,7 @@ from django.http import HttpRequest, HttpResponse
 
 from main.api import problem
 from main.database import DATABASE_AWAY
+from main.doors import PATHS
 
 RETRY_AFTER = 5
 
@@ -32,7 +33,7 @@ def is_database_away() -> bool:
 
 def database_away(request: HttpRequest) -> HttpResponse:
     """To a browser's EventSource a 503 is final, so a stream is answered with 200, `retry:`, and its end."""
-    if request.path_info.startswith("/task-status/"):
+    if PATHS.fullmatch(request.path_info):
         return retry_stream(RETRY_AFTER)
     response = problem(503, "The database is away for the moment. Please try again in some seconds.")
     response["Retry-After"] = str(RETRY_AFTER)

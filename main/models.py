@@ -14,6 +14,7 @@ and the state is RUNNING, or raises Fenced.
 
 import random
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
 from main import bells, queues
+from main.channel import Theirs, announce_start
 from main.checkpoints import Checkpoint, CheckpointBlob, CheckpointWrite  # noqa: F401 models of this app
 from main.events import Entry as EntryView
 from main.events import ErrorDetail, Event, EventId, Snapshot, bounded, fold, without_large_data
@@ -235,6 +237,11 @@ class Execution(models.Model):
         return self.attempt == 0 and not self.is_continued
 
     @property
+    def theirs(self) -> Theirs | None:
+        """Whose stream tells of it; None where nobody is its owner."""
+        return Theirs(str(self.owner_key), self.flow) if self.owner_key != queues.NOBODY else None
+
+    @property
     def duration(self) -> float | None:
         """Seconds from the first claim to the end; None before the end, and for what never began."""
         if self.started_at is None or self.finished_at is None:
@@ -273,8 +280,13 @@ class Execution(models.Model):
             time_limit=flow.time_limit or settings.EXECUTION_TIME_LIMIT,
             **fields,
         )
-        transaction.on_commit(partial(bells.ring, flow.kind))
+        transaction.on_commit(partial(bells.ring, flow.kind, execution.announce))
         return execution
+
+    def announce(self) -> None:
+        """Tell its owner that it was started."""
+        if self.theirs:
+            announce_start(str(self.id), self.theirs, Snapshot())
 
     @classmethod
     def started_with(
@@ -411,7 +423,7 @@ class Execution(models.Model):
             )
             UPDATE main_execution SET state = 'CANCELLED', finished_at = clock_timestamp(), error = %(error)s::jsonb
             FROM due WHERE main_execution.id = due.id
-            RETURNING main_execution.id, attempt, effect_scope, state, error
+            RETURNING main_execution.id, flow, owner_key, attempt, effect_scope, state, error
             """,
             {"kind": kind, "priority": priority, "most": most, "error": orjson.dumps(CANCELLED).decode()},
         )
@@ -530,19 +542,32 @@ class Execution(models.Model):
 
     def snapshot(self) -> Snapshot:
         """Return what is stored as a snapshot: all of a finished execution, the finished steps of a running one."""
+        steps = list(self.steps.only(*Step.SHOWN))
+        return self._folded(steps, list(self.entries.all()))  # after the steps: each has its own entries
+
+    @classmethod
+    def snapshots(cls, executions: "models.QuerySet[Execution]") -> dict[str, Snapshot]:
+        """Return by id the snapshots of many, with three queries in all."""
+        found = list(executions)
+        steps, entries = defaultdict(list), defaultdict(list)
+        for step in Step.objects.filter(execution__in=found).only(*Step.SHOWN):
+            steps[step.execution_id].append(step)
+        for entry in Entry.objects.filter(execution__in=found):
+            entries[entry.execution_id].append(entry)
+        return {str(each.id): each._folded(steps[each.id], entries[each.id]) for each in found}
+
+    def _folded(self, steps: "list[Step]", entries: "list[Entry]") -> Snapshot:
         snapshot = Snapshot(url=page_address(str(self.id)))
-        for number, event in enumerate(self._events(), start=1):
+        for number, event in enumerate(self._events(steps, entries), start=1):
             fold(snapshot, {"id": str(EventId(0, number)), **event})
         snapshot.id = EventId(self.attempt, 0)
         return snapshot
 
-    def _events(self) -> Iterator[Event]:
+    def _events(self, steps: "list[Step]", entries: "list[Entry]") -> Iterator[Event]:
         if self.state != self.State.PENDING:
             yield {"type": "state", "state": "PROGRESS", "status": "Running"}
         elif self.attempt:  # it waits to be taken up again
             yield {"type": "state", "state": "PROGRESS", "status": "Waiting for a worker"}
-        steps = list(self.steps.only("execution_id", "key", "name", "progress"))
-        entries = list(self.entries.all())  # after the steps: each has its own
         for entry in entries:
             yield entry.event()
         for step in steps:
@@ -574,6 +599,9 @@ class Execution(models.Model):
 
 class Step(models.Model):
     """A finished step: the journal. A later attempt gets the result from here and does not do the step again."""
+
+    # What a snapshot shows of it.
+    SHOWN: ClassVar[tuple[str, ...]] = ("execution_id", "key", "name", "progress")
 
     execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="steps")
     key = models.TextField(_("key"))

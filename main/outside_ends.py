@@ -17,7 +17,7 @@ def announce_outside_end(execution: Execution) -> None:
         Entry.keep_shown(execution, shown.entries.values())
     stored = execution.snapshot()
     connection.close()
-    announce_end(str(execution.id), execution.attempt, execution.result_event(), stored)
+    announce_end(str(execution.id), execution.attempt, execution.result_event(), stored, execution.theirs)
 
 
 def announce_outside_ends(executions: Iterable[Execution]) -> None:
@@ -34,4 +34,4 @@ def announce_outside_ends(executions: Iterable[Execution]) -> None:
 def _end_of_unbegun(execution: Execution) -> OutsideEnd:
     execution_id = str(execution.id)
     before = Snapshot(url=page_address(execution_id)) if execution.is_new else execution.snapshot()
-    return outside_end(execution_id, execution.attempt, execution.result_event(), before)
+    return outside_end(execution_id, execution.attempt, execution.result_event(), before, execution.theirs)

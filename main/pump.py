@@ -1,7 +1,8 @@
 """Watchers: one Redis subscription per web process, any number of open streams.
 
-Each execution that is watched is folded once, encoded once per frame, and shared by all its watchers. A frame is
-a whole snapshot, so a slow watcher simply gets the newest one when it is ready; nothing queues up for it.
+Each execution that is watched is folded once and encoded once, and what is sent is shared by all its watchers
+(watched.py); so is what an owner is told of all theirs (owned.py). An open stream is one small object and the server's
+own task (watchers.py): no thread, no database connection.
 
 What Redis does not say comes from PostgreSQL: the snapshot of an execution that Redis has forgotten, the end of
 one whose last event was lost, and everything while Redis is away.
@@ -11,449 +12,480 @@ import asyncio
 import logging
 import random
 import time
-import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import orjson
-from django.conf import settings
-from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from django.http import HttpResponse
+from django.utils.translation import gettext as _
 
-from main.channel import GATHER, REDIS_TIMEOUT, follow, meta_key, read_events, read_meta, stream_key
+from main import sse
+from main.access import Viewer, still_allowed
+from main.channel import GATHER, owner_channel, stream_key
 from main.database import DATABASE_AWAY, with_database
-from main.events import LAST_SEQ, NO_EVENT, Event, EventId, Snapshot, fold, merge
-from main.models import Execution
+from main.events import NO_EVENT, Event, EventId, Snapshot, fold, merge
+from main.owned import News, Owned, OwnerWatcher, order
+from main.owner_events import OwnerEvent
 from main.run import page_address
+from main.stored import present_by_owner, present_since, snapshots_of_ended, stored_snapshots
+from main.subscription import Subscription
+from main.together import Together
+from main.watched import EventWatcher, SnapshotWatcher, Told, Watched, leads_on, leads_to, told, whole
+from main.watchers import Receive, Send, Watcher
 
 logger = logging.getLogger(__name__)
 
-# What says that Redis is away. uvloop raises a RuntimeError where a connection closes just as something is written.
-REDIS_AWAY = (RedisError, OSError, RuntimeError)
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-# The header by which a Django view hands its request over to the pump; never sent to a client.
-HAND_OFF = "X-Watch-Execution"
-# Stands in it where nobody has begun the execution, so that nothing is stored of it but its row.
-NEW = "new"
-EVENT_STREAM = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-}
-# At most ten frames a second for one execution; a comment where nothing else was sent for 15 s.
-FRAME_INTERVAL = 0.1
+# A comment where nothing else was sent for 15 s.
 KEEP_ALIVE = 15.0
 # How often silent executions are looked up in PostgreSQL, in seconds; and all of them while Redis is away.
 LOOK_UP = 5.0
 LOOK_UP_WITHOUT_REDIS = 1.0
-# Seconds after which a client whose stream just ends shall come back, and the spread after a deploy.
-RETRY = 2.0
-RETRY_SPREAD = 2.0
-# Seconds that Redis may take for an answer before it is taken for hung.
-PING_PATIENCE = 1.0
-FIRST_EVENT = EventId(1, 1)
-# A channel that is always subscribed, so that the connection lives while nothing is watched.
-IDLE_CHANNEL = "pump"
+# Seconds between two looks whether those who watch still may.
+ACCESS = 3.0
+# Seconds after which a client whose stream just ends shall come back, and the spread: not all come at once.
+RETRY = 1.0
+RETRY_SPREAD = 3.0
+# How many events are read at once of what a watcher missed.
+MISSED_AT_ONCE = 200
+
+Found = TypeVar("Found")
 
 
-def hand_off(execution: Execution) -> dict[str, str]:
-    """Return the header that hands the request of a watcher over."""
-    return {HAND_OFF: f"{execution.id} {NEW if execution.is_new else ''}"}
+class ExecutionGoneError(Exception):
+    """There is no such execution any more."""
 
 
-def encode_frame(snapshot: Snapshot) -> bytes:
-    """Return a snapshot as an unnamed SSE message; the last one has the id `end`."""
-    head = b"id: end\ndata: " if snapshot.is_final else b"data: "
-    return head + orjson.dumps(snapshot.public()) + b"\n\n"
+class TooManyStreamsError(Exception):
+    """This person has as many streams open as they may. It says so in a sentence."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            _(
+                "You have %(most)d streams open, which is as many as you may. Close one, or watch all your executions "
+                "on one stream."
+            )
+            % {"most": most}
+        )
 
 
-def encode_last_frame(snapshot: Snapshot) -> bytes:
-    return _retry(RETRY) + encode_frame(snapshot)
+@dataclass(frozen=True)
+class WatchExecution:
+    """What a watcher of one execution asked for, and may have. `types` are those of events; none means all."""
+
+    execution_id: str
+    viewer: Viewer
+    shows: Literal["snapshots", "events"] = "snapshots"
+    is_new: bool = False
+    """Whether nobody has begun it, so that nothing is stored of it but its row."""
+    seen: EventId = NO_EVENT
+    types: frozenset[str] = frozenset()
 
 
-def _retry(seconds: float) -> bytes:
-    return b"retry: %d\n\n" % int(seconds * 1000)
+@dataclass(frozen=True)
+class WatchOwned:
+    """What a watcher of all their executions asked for: of a user, or a visitor, or of one who is both."""
+
+    owners: tuple[str, ...]
+    viewer: Viewer
+    seen: tuple[str, ...] = ()
 
 
-class Watcher:
-    """An open stream: sleeps until there is a newer frame, a comment is due, or it shall end."""
-
-    __slots__ = ("_wake", "gone", "ping")
-
-    def __init__(self) -> None:
-        self.gone = False
-        self.ping = False
-        self._wake: asyncio.Future[None] | None = None
-
-    def wake(self) -> None:
-        if self._wake and not self._wake.done():
-            self._wake.set_result(None)
-
-    async def sleep(self) -> None:
-        self._wake = asyncio.get_running_loop().create_future()
-        await self._wake
+Watch = WatchExecution | WatchOwned
 
 
-class Watched:
-    """An execution that somebody watches: its snapshot, its newest frame, its watchers."""
+class HandOff(HttpResponse):
+    """A view's answer by which the request ends, and its connection is the pump's from then on."""
 
-    def __init__(self, execution_id: str) -> None:
-        self.id = execution_id
-        self.snapshot: Snapshot | None = None
-        self.whole = False  # the snapshot holds everything up to its number
-        self.early: list[bytes] | None = []  # events that came while the snapshot was being read
-        self.watchers: set[Watcher] = set()
-        self.frame = b""
-        self.version = 0
-        self.framed_at = 0.0
-        self.heard_at = time.monotonic()
-        self.timer: asyncio.TimerHandle | None = None
-        self.ready = asyncio.Event()
-
-    def is_missing_something_before(self, event: Event) -> bool:
-        return self.snapshot is None or not self.whole or _leaves_gap(self.snapshot, event)
-
-    def wake_all(self) -> None:
-        for watcher in self.watchers:
-            watcher.wake()
-
-    def changed(self) -> None:
-        """Make a new frame, now or as soon as the last one is a tenth of a second old."""
-        due = self.framed_at + FRAME_INTERVAL - time.monotonic()
-        if due <= 0 or (self.snapshot and self.snapshot.is_final):
-            self.make_frame()
-        elif self.timer is None:
-            self.timer = asyncio.get_running_loop().call_later(due, self.make_frame)
-
-    def make_frame(self) -> None:
-        if self.timer:
-            self.timer.cancel()
-            self.timer = None
-        if self.snapshot:
-            self.frame = encode_frame(self.snapshot)
-            self.version += 1
-            self.framed_at = time.monotonic()
-            self.wake_all()
+    def __init__(self, watch: Watch) -> None:
+        super().__init__(headers=dict(sse.HEADERS))
+        self.watch = watch
 
 
 class Pump:
     """The streams of one web process. Everything here runs in its event loop."""
 
     def __init__(self) -> None:
+        self.subscription = Subscription(self._heard, self._catch_up_all)
         self._watched: dict[str, Watched] = {}
-        self._redis: Redis | None = None
-        self._pubsub: PubSub | None = None
-        self._connected = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._owned: dict[str, Owned] = {}
+        self._watchers: set[Watcher] = set()
+        self._open: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._stored = Together(partial(_in_thread, stored_snapshots))
+        self._allowed = Together(partial(_in_thread, _allowed))
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
 
-    async def stream(self, handed_over: str, receive: Receive, send: Send) -> None:
-        """Serve one watcher until the execution ends, the client leaves, or the server does.
+    async def stream(self, watch: Watch, receive: Receive, send: Send) -> None:
+        """Serve one watcher until all is told, the client leaves, or the server does.
 
-        `handed_over` is what `hand_off` wrote.
+        Raises TooManyStreamsError, and ExecutionGoneError, before anything is sent.
         """
-        execution_id, _, mark = handed_over.partition(" ")
-        self._begin()
-        watched = await self._watch(execution_id, is_new=mark == NEW)
-        watcher = Watcher()
-        watched.watchers.add(watcher)
-        leaving = asyncio.ensure_future(_notice_leaving(receive, watcher))
+        viewer = watch.viewer
+        if viewer.most_streams and self._open[viewer.person] >= viewer.most_streams:
+            raise TooManyStreamsError(viewer.most_streams)
+        self._open[viewer.person] += 1
         try:
-            await _send_start(send)
-            await self._send_frames(watched, watcher, send)
+            self._begin()
+            if isinstance(watch, WatchExecution):
+                await self._stream_execution(watch, receive, send)
+            else:
+                await self._stream_owned(watch, receive, send)
         finally:
-            leaving.cancel()
-            watched.watchers.discard(watcher)
-            await self._forget(watched)
+            self._open[viewer.person] -= 1
+            if not self._open[viewer.person]:
+                del self._open[viewer.person]
+
+    async def is_allowed(self, viewer: Viewer) -> bool:
+        """Say whether someone whose ticket is good still has a session, as far as that can be known."""
+        try:
+            return bool(await self._allowed(viewer))
+        except DATABASE_AWAY:
+            return True
 
     def close(self) -> None:
         """Tell every watcher to come back a little later, and end its stream. May be called from a signal."""
         self._closing = True
-        for watched in self._watched.values():
-            watched.wake_all()
+        if self._loop:  # a signal comes in the middle of anything
+            self._loop.call_soon_threadsafe(self._say_goodbye)
 
-    async def _send_frames(self, watched: Watched, watcher: Watcher, send: Send) -> None:
-        shown = 0
-        while not watcher.gone:
+    def _say_goodbye(self) -> None:
+        for watcher in list(self._watchers):
+            watcher.end(_come_back())
+
+    async def _serve(self, watcher: Watcher, receive: Receive) -> None:
+        """Send what was missed, and wait for the end: what happens is sent by who has it."""
+        self._watchers.add(watcher)
+        try:
+            await watcher.open(_some_time())
             if self._closing:
-                back = RETRY / 2 + random.random() * RETRY_SPREAD  # noqa: S311
-                await send({"type": "http.response.body", "body": _retry(back), "more_body": False})
-                return
-            if shown != watched.version:
-                shown, final = watched.version, bool(watched.snapshot and watched.snapshot.is_final)
-                await send({"type": "http.response.body", "body": watched.frame, "more_body": not final})
-                if final:
-                    return
-                continue
-            if watcher.ping:
-                watcher.ping = False
-                await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
-            await watcher.sleep()
+                watcher.end(_come_back())
+            await watcher.catch_up()
+            while not watcher.is_over and (await receive())["type"] != "http.disconnect":
+                pass
+        finally:
+            watcher.leave()
+            self._watchers.discard(watcher)
 
-    # What is watched
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _begin(self) -> None:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            for work in (self.subscription.listen(), self._tick(), self._check_access()):
+                self._spawn(work)
+
+    # One execution
+
+    async def _stream_execution(self, watch: WatchExecution, receive: Receive, send: Send) -> None:
+        watched = await self._watch(watch.execution_id, is_new=watch.is_new)
+        watchers: set[Any] = watched.showing
+        watcher: Watcher = SnapshotWatcher(send, watch.viewer, watched)
+        if watch.shows == "events":
+            watchers = watched.telling
+            watcher = EventWatcher(
+                send, watch.viewer, watched, seen=watch.seen, types=watch.types, since=self._since
+            )
+        watchers.add(watcher)
+        try:
+            await self._serve(watcher, receive)
+        finally:
+            watchers.discard(watcher)
+            await self._forget(watched)
 
     async def _watch(self, execution_id: str, *, is_new: bool) -> Watched:
         """Return the execution with its snapshot read; the first watcher of it subscribes and reads."""
-        watched = self._watched.get(execution_id)
-        if watched is None:
-            watched = self._watched[execution_id] = Watched(execution_id)
-            try:
-                await self._subscribe(execution_id)
-                if is_new:  # nothing is stored of it yet, so the database need not be asked
-                    watched.snapshot = Snapshot(url=page_address(execution_id))
-                    watched.whole = True
-                else:  # Redis may know less than another server has shown
-                    watched.snapshot = await self._stored(execution_id)
-                    await self._let_redis_catch_up(watched)
-                await self._read(watched)
-                watched.framed_at = 0.0  # the first frame holds up none
-            except BaseException:
-                self._watched.pop(execution_id, None)  # the next watcher shall try anew
-                raise
-            finally:
-                watched.ready.set()
-        await watched.ready.wait()
+        while watched := self._watched.get(execution_id):
+            await watched.ready.wait()
+            if self._watched.get(execution_id) is watched:  # it could be read
+                return watched
+        watched = self._watched[execution_id] = Watched(execution_id)
+        try:
+            await self._read_first(watched, is_new=is_new)
+        except BaseException:
+            del self._watched[execution_id]  # the next watcher shall try anew
+            self._spawn(self.subscription.remove(stream_key(execution_id)))
+            raise
+        finally:
+            watched.ready.set()
         return watched
 
+    async def _read_first(self, watched: Watched, *, is_new: bool) -> None:
+        if is_new:  # nothing is stored of it yet, so the database need not be asked
+            watched.snapshot = Snapshot(url=page_address(watched.id))
+            watched.whole = True
+            await self.subscription.add(stream_key(watched.id))
+        else:  # Redis may know less than another server has shown
+            subscribing = asyncio.ensure_future(self.subscription.add(stream_key(watched.id)))
+            watched.snapshot = await self._stored_snapshot(watched.id)
+            await subscribing
+            await self._let_redis_catch_up(watched)
+        await self._catch_up(watched)
+        watched.begin()
+
     async def _forget(self, watched: Watched) -> None:
-        if watched.watchers or self._watched.get(watched.id) is not watched:
+        if watched.is_watched or self._watched.get(watched.id) is not watched:
             return
         del self._watched[watched.id]
-        if watched.timer:
-            watched.timer.cancel()
-        if self._pubsub and self._connected.is_set():
-            try:
-                await self._pubsub.unsubscribe(stream_key(watched.id))
-            except REDIS_AWAY:
-                await self._disconnect()
-
-    async def _read(self, watched: Watched) -> None:
-        """Read the snapshot, from Redis or else from PostgreSQL, and fold on what came meanwhile."""
-        watched.early = [] if watched.early is None else watched.early
-        known, events = await self._known(watched)
-        if known is None:
-            known = follow(watched.id, None, events)
-        watched.whole = known is not None and _leads_to(known, events)
-        shown = watched.snapshot or (await self._stored(watched.id) if known is None else None)
-        early, watched.early = watched.early, None
-        newer = [*events, *early]
-        if known is None or known is shown:
-            watched.snapshot = follow(watched.id, shown, newer) if shown else None
-        else:
-            watched.snapshot = _newest(follow(watched.id, known, newer), shown)
-        if watched.snapshot is None:
-            return
-        watched.heard_at = time.monotonic()
-        watched.make_frame()
+        watched.close()
+        await self.subscription.remove(stream_key(watched.id))
 
     async def _let_redis_catch_up(self, watched: Watched) -> None:
         """Wait a moment where a step is stored that Redis does not know as done: events are gathered before they go."""
-        known = follow(watched.id, *await self._known(watched))
-        if watched.snapshot and not watched.snapshot.done_steps <= (known.done_steps if known else set()):
+        if not watched.snapshot or not watched.snapshot.done_steps:
+            return
+        known = _followed(*await self._known(watched))
+        if not watched.snapshot.done_steps <= (known.done_steps if known else set()):
             await asyncio.sleep(2 * GATHER)
 
-    async def _known(self, watched: Watched) -> tuple[Snapshot | None, list[bytes]]:
-        """Return the newest whole snapshot, if there is one, and the events after it that Redis has."""
-        snapshot = watched.snapshot if watched.whole else None
-        if not self._redis or not self._connected.is_set():
-            return snapshot, []
-        try:
-            async with asyncio.timeout(REDIS_TIMEOUT):
-                meta = read_meta(await self._redis.get(meta_key(watched.id)))
-                if meta and (snapshot is None or meta.id > snapshot.id):
-                    meta.progress = max(meta.progress, watched.snapshot.progress if watched.snapshot else 0)
-                    snapshot = meta
-                after = f"({snapshot.id}" if snapshot else "-"
-                events = read_events(await self._redis.xrange(stream_key(watched.id), after, "+"))
-        except REDIS_AWAY:
-            return snapshot, []
-        return snapshot, events
+    # What Redis says of it
 
-    async def _take_stored(self, watched: Watched) -> None:
-        if stored := await self._stored(watched.id):
-            watched.snapshot = merge(watched.snapshot, stored) if watched.snapshot else stored
+    def _heard(self, channel: str, data: bytes) -> None:
+        kind, _, id_ = channel.partition(":")
+        if kind == "owner" and (owned := self._owned.get(id_)):
+            number, _, event = data.partition(b" ")
+            owned.hear(News(number.decode(), OwnerEvent.decode(event)))
+        elif watched := self._watched.get(id_):
+            self._heard_of(watched, orjson.loads(data))
 
-    async def _stored(self, execution_id: str) -> Snapshot | None:
+    def _heard_of(self, watched: Watched, event: Event) -> None:
+        watched.heard_at = time.monotonic()
+        if watched.early is not None:
+            watched.early.append(event)
+        elif watched.is_missing_something_before(event):
+            watched.early = [event]
+            self._spawn(self._catch_up(watched))
+        else:
+            watched.add(event)
+
+    def _catch_up_all(self) -> None:
+        """Look what was missed while Redis was not listened to."""
+        for watched in self._watched.values():
+            if watched.ready.is_set() and watched.early is None:
+                watched.early = []
+                self._spawn(self._catch_up(watched))
+        for owned in self._owned.values():
+            for watcher in owned.telling:
+                watcher.fall_behind()
+
+    async def _catch_up(self, watched: Watched) -> None:
+        """Bring an execution to where Redis is, and then add what came meanwhile."""
         try:
-            return await asyncio.to_thread(with_database, lambda: _stored_snapshot(execution_id))
+            await self._read_events(watched)
+        finally:
+            await self._add_early(watched)
+
+    async def _add_early(self, watched: Watched) -> None:
+        while watched.early:
+            event = watched.early.pop(0)
+            if watched.is_missing_something_before(event) and not watched.knows(event):
+                watched.whole = False
+                if _tells_an_end(event):  # which is stored, with what led to it
+                    await self._take_stored(watched)
+                watched.add_after_gap(event)
+            else:
+                watched.add(event)
+        watched.early = None
+
+    async def _read_events(self, watched: Watched) -> None:
+        """Add the events that Redis has and that were not heard, or take the newest snapshot there is."""
+        watched.heard_at = time.monotonic()
+        if watched.whole and watched.snapshot:
+            events = await self.subscription.events(watched.id, _after(watched.snapshot))
+            meta = await self.subscription.meta(watched.id)
+            newest = EventId.parse(events[-1]["id"]) if events else watched.snapshot.id
+            if leads_to(watched.snapshot, events) and (meta is None or meta.id <= newest):
+                for event in events:
+                    watched.add(event)
+                return
+        known, events = await self._known(watched)
+        watched.whole = known is not None and leads_to(known, events)
+        if known is None and watched.snapshot is None:
+            await self._take_stored(watched)
+        watched.jump(lambda: _newest(known, events, watched.snapshot))
+
+    async def _known(self, watched: Watched) -> tuple[Snapshot | None, list[Event]]:
+        """Return the newest whole snapshot that Redis has, and the events after it."""
+        known = await self.subscription.meta(watched.id)
+        if known and watched.snapshot:
+            known.progress = max(known.progress, watched.snapshot.progress)
+        events = await self.subscription.events(watched.id, _after(known) if known else "")
+        if known is None and leads_on(NO_EVENT, events):
+            known = Snapshot(url=page_address(watched.id))
+        return known, events
+
+    async def _since(self, watched: Watched, seen: EventId) -> list[Told]:
+        """Return the next of what happened after an event; as a snapshot where it can no longer be told one by one."""
+        shown = watched.snapshot
+        if shown is None or (seen >= shown.id and not shown.is_final):
+            return []
+        after = "" if seen == NO_EVENT else str(seen)
+        events = await self.subscription.events(watched.id, after, MISSED_AT_ONCE)
+        if leads_on(seen, events):
+            return [each for event in events for each in told(event)]
+        return whole(watched.snapshot or shown, seen)
+
+    # What PostgreSQL says of it
+
+    async def _stored_snapshot(self, execution_id: str) -> Snapshot | None:
+        """Return what is stored, None where the database is away; raises ExecutionGoneError."""
+        try:
+            stored = await self._stored(execution_id)
         except DATABASE_AWAY:
             return None
+        if stored is None:
+            raise ExecutionGoneError
+        return stored
 
-    # What Redis says
-
-    def _begin(self) -> None:
-        if not self._tasks:
-            self._tasks = [asyncio.ensure_future(self._listen_forever()), asyncio.ensure_future(self._tick())]
-
-    async def _subscribe(self, execution_id: str) -> None:
+    async def _take_stored(self, watched: Watched) -> None:
         try:
-            async with asyncio.timeout(REDIS_TIMEOUT):
-                await self._connected.wait()
-                assert self._pubsub  # noqa: S101 — set before `_connected`
-                await self._pubsub.subscribe(stream_key(execution_id))
-        except REDIS_AWAY:
-            if self._connected.is_set():  # so that the listener subscribes anew; without, it is about to
-                await self._disconnect()
+            if stored := await self._stored_snapshot(watched.id):
+                watched.merge(stored)
+        except ExecutionGoneError:
+            pass
 
-    async def _listen_forever(self) -> None:
-        while True:
-            try:
-                await self._listen()
-            except REDIS_AWAY as error:
-                logger.warning("no live events: Redis does not answer (%s)", type(error).__name__)
-            except Exception:
-                logger.exception("the pump stumbled")
-            finally:
-                await self._disconnect()
-            await asyncio.sleep(0.5)
-
-    async def _listen(self) -> None:
-        """Subscribe to everything that is watched, catch up, and then hand on what comes."""
-        await self._connect()
-        assert self._pubsub  # noqa: S101
-        await self._pubsub.subscribe(IDLE_CHANNEL, *(stream_key(id_) for id_ in self._watched))
-        self._connected.set()
-        for watched in list(self._watched.values()):
-            if watched.ready.is_set():
-                await self._read(watched)
-        while True:
-            message = await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=None)
-            if message:
-                await self._heard(message["channel"].decode().removeprefix("execution:"), message["data"])
-
-    async def _disconnect(self) -> None:
-        self._connected.clear()
-        if self._redis:
-            await self._redis.aclose()
-
-    async def _connect(self) -> None:
-        self._redis = Redis.from_url(
-            settings.REDIS_URL, socket_connect_timeout=REDIS_TIMEOUT, retry=Retry(NoBackoff(), 0)
-        )
-        self._pubsub = self._redis.pubsub()
-        async with asyncio.timeout(PING_PATIENCE):
-            await self._redis.ping()
-
-    async def _notice_silence(self) -> None:
-        """Leave a Redis that hangs: that alone breaks no connection."""
-        if not self._redis or not self._connected.is_set():
+    async def _look_up(self) -> None:
+        """Look whether what is silent has ended, or got on while Redis was away."""
+        patience = LOOK_UP if self.subscription.is_connected else 0.0
+        silent = [each for each in self._watched.values() if time.monotonic() - each.heard_at >= patience]
+        if not silent:
             return
+        ids = [each.id for each in silent]
+        everything = not self.subscription.is_connected or any(each.snapshot is None for each in silent)
+        stored = await _in_thread(stored_snapshots if everything else snapshots_of_ended, ids)
+        for watched in silent:
+            if found := stored.get(watched.id):
+                watched.merge(found)
+                watched.heard_at = time.monotonic()
+
+    # All of an owner's
+
+    async def _stream_owned(self, watch: WatchOwned, receive: Receive, send: Send) -> None:
+        topics = [self._owned_by(owner) for owner in watch.owners]
+        seen = list(watch.seen or [""] * len(topics))
+        watcher = OwnerWatcher(send, watch.viewer, topics, seen=seen, since=self._news_since)
+        for owned in topics:
+            owned.telling.add(watcher)
         try:
-            async with asyncio.timeout(PING_PATIENCE):
-                await self._redis.ping()
-        except REDIS_AWAY:
-            await self._disconnect()
+            for owned in topics:
+                await self.subscription.add(owner_channel(owned.owner))
+            await self._serve(watcher, receive)
+        finally:
+            for owned in topics:
+                owned.telling.discard(watcher)
+                if not owned.telling and self._owned.get(owned.owner) is owned:
+                    del self._owned[owned.owner]
+                    await self.subscription.remove(owner_channel(owned.owner))
 
-    async def _heard(self, execution_id: str, encoded: bytes) -> None:
-        watched = self._watched.get(execution_id)
-        if watched is None:
-            return
-        if watched.early is not None:
-            watched.early.append(encoded)
-            return
-        watched.heard_at = time.monotonic()
-        event: Event = orjson.loads(encoded)
-        if watched.is_missing_something_before(event):
-            await self._read(watched)
-            watched.whole = not watched.is_missing_something_before(event)
-            if not watched.whole and _tells_an_end(event):  # which is stored, with what led to it
-                await self._take_stored(watched)
-        if watched.snapshot:
-            watched.snapshot = fold(watched.snapshot, event)
-            watched.changed()
+    def _owned_by(self, owner: str) -> Owned:
+        return self._owned.setdefault(owner, Owned(owner))
 
-    # What PostgreSQL says
+    async def _news_since(self, owned: Owned, number: str) -> tuple[str, list[News]]:
+        """Return what happened after a number, and the number that leads to; how all is where that is not known."""
+        if number:
+            news = await self.subscription.news(owned.owner, number)
+            if news and news[0].number == number:
+                owned.note(news)
+                return news[-1].number, news[1:]
+        newest = await self.subscription.newest(
+            owned.owner
+        )  # before what is stored: nothing falls in between
+        present = await self._present(owned.owner, number)
+        news = [News(newest, event) for event in present]
+        owned.note(news)
+        return max(newest, number, key=order), news
+
+    async def _present(self, owner: str, since: str) -> list[OwnerEvent]:
+        try:
+            return await _in_thread(partial(present_since, owner), order(since)[0] / 1000)
+        except DATABASE_AWAY:
+            return []
+
+    async def _look_up_owned(self) -> None:
+        if self._owned:
+            present = await _in_thread(present_by_owner, list(self._owned))
+            for owner, owned in self._owned.items():
+                owned.compare(present[owner])
+
+    # Again and again
 
     async def _tick(self) -> None:
         """Send comments into silence, and look silent executions up in the database."""
         while True:
-            await asyncio.sleep(LOOK_UP if self._connected.is_set() else LOOK_UP_WITHOUT_REDIS)
+            await asyncio.sleep(LOOK_UP if self.subscription.is_connected else LOOK_UP_WITHOUT_REDIS)
             try:
                 self._keep_alive()
-                await self._notice_silence()
+                await self.subscription.notice_silence()
                 await self._look_up()
+                await self._look_up_owned()
             except DATABASE_AWAY:
                 logger.warning("the database is away; streams stay open")
             except Exception:
                 logger.exception("the pump stumbled")
 
     def _keep_alive(self) -> None:
-        for watched in self._watched.values():
-            if time.monotonic() - watched.framed_at > KEEP_ALIVE - LOOK_UP:
-                watched.framed_at = time.monotonic()
-                for watcher in watched.watchers:
-                    watcher.ping = True
-                    watcher.wake()
+        due = time.monotonic() - (KEEP_ALIVE - LOOK_UP)
+        for watcher in list(self._watchers):
+            if watcher.sent_at < due:
+                watcher.comment()
 
-    async def _look_up(self) -> None:
-        patience = LOOK_UP if self._connected.is_set() else 0.0
-        silent = [each for each in self._watched.values() if time.monotonic() - each.heard_at >= patience]
-        if not silent:
-            return
-        ids = [each.id for each in silent]
-        whole = not self._connected.is_set() or any(each.snapshot is None for each in silent)
-        stored = await asyncio.to_thread(with_database, lambda: _look_up_stored(ids, whole))
-        for watched in silent:
-            if found := stored.get(watched.id):
-                watched.snapshot = merge(watched.snapshot, found) if watched.snapshot else found
-                watched.heard_at = time.monotonic()
-                watched.changed()
+    async def _check_access(self) -> None:
+        """End the streams of those who may no longer watch."""
+        while True:
+            await asyncio.sleep(ACCESS)
+            viewers = {watcher.viewer for watcher in self._watchers}
+            try:
+                allowed = await _in_thread(_allowed, viewers) if viewers else {}
+            except DATABASE_AWAY:
+                continue
+            except Exception:
+                logger.exception("the pump stumbled")
+                continue
+            for watcher in list(self._watchers):
+                if watcher.viewer in viewers and watcher.viewer not in allowed:
+                    watcher.end(sse.retry(RETRY))
 
 
-def _newest(known: Snapshot | None, shown: Snapshot | None) -> Snapshot | None:
+async def _in_thread(what: Callable[[Any], Found], of: Any) -> Found:
+    """Ask the database in a thread."""
+    return await asyncio.to_thread(with_database, lambda: what(of))
+
+
+def _allowed(viewers: Collection[Viewer]) -> dict[Viewer, bool]:
+    return dict.fromkeys(still_allowed(viewers), True)
+
+
+def _followed(snapshot: Snapshot | None, events: list[Event]) -> Snapshot | None:
+    for event in events:
+        snapshot = fold(snapshot, event) if snapshot else None
+    return snapshot
+
+
+def _newest(known: Snapshot | None, events: list[Event], shown: Snapshot | None) -> Snapshot | None:
     """Return what Redis knows, with what was shown or is stored, or that alone where Redis is behind."""
-    if known is None or shown is None:
-        return known or shown
-    return merge(known, shown) if known.id > shown.id else shown
+    newest = _followed(known or shown, events)
+    if known is None or newest is None or shown is None:
+        return newest
+    return merge(newest, shown) if newest.id > shown.id else shown
 
 
 def _tells_an_end(event: Event) -> bool:
     return event["type"] == "result" or (event["type"] == "step" and event["state"] == "done")
 
 
-def _leaves_gap(snapshot: Snapshot, event: Event) -> bool:
-    number = EventId.parse(event["id"])
-    expected = FIRST_EVENT if snapshot.id == NO_EVENT else (snapshot.id.attempt, snapshot.id.seq + 1)
-    return number > snapshot.id and number != expected
+def _after(snapshot: Snapshot) -> str:
+    return "" if snapshot.id == NO_EVENT else str(snapshot.id)
 
 
-def _leads_to(snapshot: Snapshot, events: list[bytes]) -> bool:
-    """Say whether nothing is missing between a snapshot and the events that Redis has after it."""
-    if not events:
-        return True
-    first: Event = orjson.loads(events[0])
-    number = EventId.parse(first["id"])
-    expected = snapshot.id.seq + 1 if number.attempt == snapshot.id.attempt else 1
-    return first["type"] == "snapshot" or number <= snapshot.id or number.seq in (expected, LAST_SEQ)
+def _some_time() -> float:
+    return RETRY + random.random() * RETRY_SPREAD  # noqa: S311
 
 
-def _stored_snapshot(execution_id: str) -> Snapshot | None:
-    execution = Execution.objects.filter(id=uuid.UUID(execution_id)).first()
-    return execution.snapshot() if execution else None
-
-
-def _look_up_stored(ids: list[str], whole: bool) -> dict[str, Snapshot]:
-    """Return the snapshots of those that have ended; without Redis, of all of them."""
-    found = Execution.objects.filter(id__in=ids)
-    if not whole:
-        found = found.filter(state__in=Execution.FINAL)
-    return {str(execution.id): execution.snapshot() for execution in found}
-
-
-async def _send_start(send: Send) -> None:
-    headers = [(name.lower().encode(), value.encode()) for name, value in EVENT_STREAM.items()]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": _retry(RETRY), "more_body": True})
-
-
-async def _notice_leaving(receive: Receive, watcher: Watcher) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    watcher.gone = True
-    watcher.wake()
+def _come_back() -> bytes:
+    return sse.retry(_some_time())

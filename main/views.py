@@ -18,19 +18,21 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from main import docs
+from main import docs, sse
+from main.access import ticket_for, viewer_of
 from main.again import REFUSALS, Way, requested_way
 from main.api import Conflict, Invalid, body_of, count_start, problem, safe_only, wants_page
 from main.availability import why_unavailable
 from main.channel import history, latest
 from main.chat_models import describe_chat_model
+from main.doors import has_seen_the_end, stream, watch_execution, watch_owned
 from main.events import Snapshot, merge
 from main.markdown import render_document, render_markdown
 from main.middleware import database_away, is_database_away
 from main.models import Entry, Execution
 from main.once import Owner, owner_of, start_once
 from main.outside_ends import announce_outside_end
-from main.pump import EVENT_STREAM, encode_last_frame, hand_off
+from main.pump import RETRY, HandOff
 from main.queues import Priority
 from main.registry import FLOW_REGISTRY, Flow, InputError, UnknownFlowError, get_flow
 from main.search import describe_search
@@ -54,7 +56,14 @@ class StartTask(APIView):
         execution = start_once(request, owner, body, partial(_start, request, owner, body))
         if owner.visitor:  # also where it was started before: that answer, and its cookie, may have been lost
             request._request.session["visitor"] = str(owner.visitor)
-        return Response({"task_id": str(execution.id)})
+        return Response({"task_id": str(execution.id), "ticket": _ticket(request, execution)})
+
+
+def _ticket(request: Request, execution: Execution) -> str:
+    """Return what lets who asks watch an execution without being asked who they are."""
+    if request.session.session_key is None:
+        request._request.session.create()  # the middleware would make its key only after the answer
+    return ticket_for(viewer_of(request, execution), execution)
 
 
 def _start(request: Request, owner: Owner, body: dict[str, Any], **fields: Any) -> Execution:
@@ -238,6 +247,7 @@ class ExecutionDetail(APIView):
                 **summary(execution, None if execution.is_final else snapshot),
                 "progress": snapshot.progress,
                 "attempt": execution.attempt,
+                "ticket": _ticket(request, execution),
                 "chat_model": execution.chat_model,
                 "usage": execution.usage,
                 "details": {**snapshot.public()["details"], **_whole_result(execution)},
@@ -281,21 +291,35 @@ def answer(request: HttpRequest, execution_id: str) -> HttpResponse:
 # Watch and cancel
 
 
-class TaskStatus(APIView):
-    """`GET /task-status/<id>/`: the stream of snapshots. The ASGI wrapper takes over from here (see asgi.py)."""
+@stream
+def task_status(request: HttpRequest, execution_id: str) -> HttpResponse:
+    """`GET /task-status/<id>/`: the stream of snapshots."""
+    execution = _visible(request, execution_id)
+    if not execution.is_final:
+        return HandOff(watch_execution(request, execution, shows="snapshots"))
+    if has_seen_the_end(request):
+        return HttpResponse(status=204)
+    last = sse.retry(RETRY) + sse.snapshot_message(execution.snapshot())
+    return HttpResponse(last, headers=sse.HEADERS)
 
-    def get(self, request: Request, execution_id: str) -> HttpResponse:
-        execution = _visible(request, execution_id)
-        if not execution.is_final:
-            return HttpResponse(headers=hand_off(execution))
-        if request.headers.get("Last-Event-ID") == "end":
-            return HttpResponse(status=204)
-        return HttpResponse(encode_last_frame(execution.snapshot()), headers=dict(EVENT_STREAM))
 
-    def head(self, request: Request, execution_id: str) -> HttpResponse:
-        """Answer without the stream: to HEAD it would say nothing, and keep the connection until the end."""
-        _visible(request, execution_id)
-        return HttpResponse(headers=dict(EVENT_STREAM))
+@stream
+def events(request: HttpRequest, execution_id: str) -> HttpResponse:
+    """`GET /api/v1/executions/<id>/events`: the stream of events, from where the client was."""
+    execution = _visible(request, execution_id)
+    if execution.is_final and has_seen_the_end(request):
+        return HttpResponse(status=204)
+    return HandOff(watch_execution(request, execution, shows="events"))
+
+
+@stream
+def own_stream(request: HttpRequest) -> HttpResponse:
+    """`GET /api/v1/stream`: what happens to all executions of who asks."""
+    user, visitor = request.user, request.session.get("visitor")
+    owners = ([str(user.pk)] if user.is_authenticated else []) + ([visitor] if visitor else [])
+    if not owners:
+        raise Http404(_("Nothing of yours can be watched yet. Start an execution, or sign in."))
+    return HandOff(watch_owned(request, owners))
 
 
 class Cancel(APIView):
@@ -324,7 +348,7 @@ class RunAgain(APIView):
             )
         except REFUSALS as error:
             raise Conflict(str(error)) from None
-        return Response({"task_id": str(started.id)})
+        return Response({"task_id": str(started.id), "ticket": _ticket(request, started)})
 
     def _run_again(self, request: Request, way: Way, execution: Execution, **fields: Any) -> Execution:
         count_start(request)

@@ -1,7 +1,7 @@
 """A journal and a channel in memory: what a run keeps and says, without databases."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -17,6 +17,7 @@ from main.events import Entry, Event, Snapshot, fold
 from main.graphs import Writes, outcome
 from main.run import NODE, Recorded, Run, StepRecord
 from main.states import StateSerializer
+from main.tests.event_shapes import misfits
 
 
 class Journal:
@@ -124,8 +125,11 @@ def journal() -> Journal:
 
 
 @pytest.fixture
-def channel() -> Channel:
-    return Channel()
+def channel() -> Iterator[Channel]:
+    """A channel; whatever is sent through it has to fit the schemas that clients are given."""
+    channel = Channel()
+    yield channel
+    assert misfits(channel.events) == []
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
+from main.access import Viewer
 from main.channel import Publisher, announce_end, history, redis_client, stream_key
 from main.events import Snapshot
 from main.models import Execution, Step
-from main.pump import Pump
+from main.pump import Pump, WatchExecution
 from main.tests import rows
 from main.tests.rows import claimed, step_record
 from main.views import snapshot_of
@@ -77,7 +78,7 @@ def frames(
                 enough.set()
 
         async with asyncio.timeout(20):
-            await pump.stream(f"{execution.id} ", receive, send)
+            await pump.stream(WatchExecution(str(execution.id), Viewer("somebody")), receive, send)
 
     asyncio.run(watch())
     return found
@@ -87,14 +88,23 @@ def test_a_first_watcher_sees_what_is_stored(behind: Execution) -> None:
     assert seen(frames(behind, Pump())[0]) == AS_STORED
 
 
+def go_on(behind: Execution, stored: Snapshot) -> None:
+    """Let its second attempt say something."""
+    publisher = Publisher(str(behind.id), 2, stored, on_superseded=lambda: None)
+    publisher.send({"type": "progress", "progress": 60})
+    publisher.flush()
+
+
 def test_what_was_shown_stays_when_redis_is_back(behind: Execution) -> None:
     pump = Pump()
+    stored = behind.snapshot()
 
     async def lose_redis() -> None:
-        await pump._disconnect()
+        await pump.subscription.disconnect()
+        await asyncio.to_thread(go_on, behind, stored)
 
-    for details in frames(behind, pump, until=2, between=lose_redis):
-        assert seen(details) == AS_STORED
+    told = frames(behind, pump, progress=60, between=lose_redis)
+    assert [seen(details)[:2] for details in told] == [AS_STORED[:2]] * len(told)
 
 
 def test_an_attempt_that_was_taken_over_is_not_heard(behind: Execution) -> None:
@@ -108,9 +118,7 @@ def test_an_attempt_that_was_taken_over_is_not_heard(behind: Execution) -> None:
         late.send({"type": "step", "step": "Ask", "name": "Ask", "state": "failed"})
         late.flush()
         redis_client().delete(stream_key(str(behind.id)))
-        newer = Publisher(str(behind.id), 2, stored, on_superseded=lambda: None)
-        newer.send({"type": "progress", "progress": 60})
-        newer.flush()
+        go_on(behind, stored)
 
     told = frames(behind, Pump(), progress=60, between=lambda: asyncio.to_thread(wake_up))
     assert [seen(details)[:2] for details in told] == [AS_STORED[:2]] * len(told)

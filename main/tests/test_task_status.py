@@ -16,9 +16,10 @@ from redis.asyncio.client import PubSub
 from config.celery import app
 from config.tests.waiting import wait_until
 from main import pump
+from main.access import Viewer
 from main.channel import ExecutionFailed, redis_client, stream_key
 from main.models import Execution
-from main.pump import Pump
+from main.pump import Pump, WatchExecution
 from main.tests.platform import Platform, Visitor
 from main.tests.stream_flows import ODD_VALUES
 from main.tests.streams import (
@@ -460,7 +461,7 @@ def test_a_silent_stream_is_kept_alive(
 
     async def watch() -> None:
         async with asyncio.timeout(10):
-            await Pump().stream(waiting, receive, send)
+            await Pump().stream(watching(waiting), receive, send)
 
     asyncio.run(watch())
     assert [body[:6] for body in sent] == [b"", b"retry:", b"data: ", b":\n\n", b":\n\n"]
@@ -477,12 +478,16 @@ def test_a_redis_that_refuses_once_is_listened_to_again(
     async def watch() -> None:
         pump = Pump()
         async with asyncio.timeout(10):
-            await pump.stream(f"{uuid.uuid4()} 1", leaves_at_once, ignore)
-            watcher = asyncio.ensure_future(pump.stream(f"{waiting} 1", never_leaves, ignore))
+            await pump.stream(watching(str(uuid.uuid4()), is_new=True), leaves_at_once, ignore)
+            watcher = asyncio.ensure_future(pump.stream(watching(waiting), never_leaves, ignore))
             await asyncio.to_thread(wait_until, lambda: subscribers(waiting) == 1, 5)
             watcher.cancel()
 
     asyncio.run(watch())
+
+
+def watching(task_id: str, *, is_new: bool = False) -> WatchExecution:
+    return WatchExecution(task_id, Viewer("somebody"), is_new=is_new)
 
 
 def refuse_once(monkeypatch: pytest.MonkeyPatch, command: str, error: Exception) -> None:
