@@ -26,7 +26,9 @@ class Worse(NamedTuple):
 
     def __str__(self) -> str:
         figure = self.figure.strip()
-        return f"{figure}: {readable(self.now)} × instead of {readable(self.before)} ×, {self.share:.0%} worse"
+        return (
+            f"{figure}: {readable(self.now)} × instead of {readable(self.before)} ×, {self.share:.0%} worse"
+        )
 
 
 def worse(rows: Iterable[Row], ratios: dict[str, float]) -> list[Worse]:

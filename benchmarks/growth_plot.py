@@ -46,7 +46,10 @@ def draw(panels: Sequence[Panel]) -> str:
     """Return the drawing. The ways along are logarithmic, the costs begin at 0."""
     rows = -(-len(panels) // COLUMNS)
     width, height = COLUMNS * WIDTH, rows * HEIGHT
-    parts = [_panel(panel, number % COLUMNS * WIDTH, number // COLUMNS * HEIGHT) for number, panel in enumerate(panels)]
+    parts = [
+        _panel(panel, number % COLUMNS * WIDTH, number // COLUMNS * HEIGHT)
+        for number, panel in enumerate(panels)
+    ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         f'font-family="system-ui, sans-serif" font-size="14">\n  <title>How costs grow</title>\n'
@@ -72,7 +75,9 @@ def _panel(panel: Panel, x: int, y: int) -> str:
             f'  <text class="tick" x="{at:.1f}" y="{BOTTOM + 18}" text-anchor="middle">{count:,}</text>',
         ]
     middle = (LEFT + RIGHT) / 2
-    lines.append(f'  <text class="note" x="{middle}" y="{BOTTOM + 38}" text-anchor="middle">{escape(panel.along)}</text>')
+    lines.append(
+        f'  <text class="note" x="{middle}" y="{BOTTOM + 38}" text-anchor="middle">{escape(panel.along)}</text>'
+    )
     return "".join(f"  {each}\n" for each in [*lines, "</g>"])
 
 

@@ -15,8 +15,8 @@ from benchmarks.client import Answer, Person, UnexpectedAnswerError
 
 # How many connect at the same time: below the backlog of gunicorn, so that none is refused.
 AT_ONCE = 200
-# Seconds that a stream may take until it is open.
-OPEN_PATIENCE = 60.0
+# Seconds that a stream may take until it is open, or to say what it has to say.
+PATIENCE = 30.0
 
 
 class Message(NamedTuple):
@@ -123,9 +123,15 @@ class Tally:
             self._wanted = None
 
     async def reach(self, tokens: int) -> None:
-        if self.tokens < tokens:
-            self._wanted = (tokens, asyncio.get_running_loop().create_future())
-            await self._wanted[1]
+        """Wait until so many were seen; raises UnexpectedAnswerError where they do not come."""
+        if self.tokens >= tokens:
+            return
+        self._wanted = (tokens, asyncio.get_running_loop().create_future())
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._wanted[1]
+        except TimeoutError:
+            raise UnexpectedAnswerError(f"{self.tokens} of {tokens} tokens came.") from None
 
 
 class ReadingWatcher(Watcher):
@@ -162,7 +168,7 @@ Item = TypeVar("Item")
 
 async def connect(port: int, watcher: W) -> W:
     """Open a watcher's stream; raises UnexpectedAnswerError where the answer is no stream."""
-    async with asyncio.timeout(OPEN_PATIENCE):
+    async with asyncio.timeout(PATIENCE):
         await asyncio.get_running_loop().create_connection(lambda: watcher, "127.0.0.1", port)
         status = await watcher.opened
     if status != 200:

@@ -14,6 +14,7 @@ from benchmarks.figures.connects import measure_connects
 from benchmarks.figures.deliveries import measure_deliveries
 from benchmarks.figures.deploy import measure_deploy
 from benchmarks.figures.first_event import measure_first_event
+from benchmarks.figures.growth import measure_growth
 from benchmarks.figures.journal import measure_journal
 from benchmarks.figures.latency import measure_latency
 from benchmarks.figures.many_runs import measure_many_runs
@@ -40,6 +41,7 @@ FIGURES: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
     "open-streams": measure_open_streams,
     "connects": measure_connects,
     "worker-cost": measure_worker_cost,
+    "growth": measure_growth,
     "many-runs": measure_many_runs,
     "tokens": measure_tokens,
     "subscriber": measure_subscriber,

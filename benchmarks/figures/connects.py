@@ -33,10 +33,10 @@ async def measure_connects(bench: Bench) -> list[Row]:
     ]
 
 
-async def cost_of(product: Product, doors: list[Door]) -> float:
+async def cost_of(product: Product, doors: list[Door], last_event_id: str = "") -> float:
     """Open a stream at each door; return the milliseconds that one took."""
     web, tally = product.web, Tally()
-    watchers = [CountingWatcher(door.request(), tally) for door in doors]
+    watchers = [CountingWatcher(door.request(last_event_id), tally) for door in doors]
     before = processor_time(web)
     await some_at_once(watchers, lambda watcher: connect(product.port, watcher), AT_ONCE)
     await asyncio.sleep(REST)

@@ -51,7 +51,7 @@ async def measure_deliveries(bench: Bench) -> list[Row]:
 
 
 class Crowded(NamedTuple):
-    """A door that a thousand stand at, and the process behind it."""
+    """A door that many stand at, and the process behind it."""
 
     port: int
     door: Door
@@ -76,10 +76,10 @@ def rows(load: Load, bound: Load) -> list[Row]:
     ]
 
 
-async def deliver(crowded: Crowded, writer: Writer, id_: str, seconds: float) -> Load:
-    """Write events for so long; return how fast they were delivered."""
+async def deliver(crowded: Crowded, writer: Writer, id_: str, seconds: float, count: int = WATCHERS) -> Load:
+    """Write events for so long; return how fast they were delivered to so many."""
     tally, number = Tally(), 2
-    watchers = [CountingWatcher(crowded.door.request(), tally) for _ in range(WATCHERS)]
+    watchers = [CountingWatcher(crowded.door.request(), tally) for _ in range(count)]
     async with Crowd(crowded.port, watchers):
         await settled(lambda: tally.tokens)
         await writer.write(Job([id_]))  # from here on everybody has everything at once
@@ -88,11 +88,11 @@ async def deliver(crowded: Crowded, writer: Writer, id_: str, seconds: float) ->
         while time.perf_counter() < began + seconds:
             await writer.write(Job([id_], number))
             number += 1
-            await tally.reach(before + WATCHERS * (number - 2))
+            await tally.reach(before + count * (number - 2))
         elapsed = time.perf_counter() - began
         server, own = processor_time(crowded.process) - server, time.process_time() - own
         after = await settled(lambda: tally.tokens)
-    frames = WATCHERS * (number - 2)
+    frames = count * (number - 2)
     if after != before + frames:
         raise UnexpectedAnswerError(f"{after - before} frames came where {frames} were written.")
     return Load(frames / elapsed, frames / server, frames / own)

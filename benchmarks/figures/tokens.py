@@ -1,5 +1,5 @@
-"""Tokens a second from the flow to the client: sixteen runs at once that write one every 5 ms, and one run that does not
-pause. Counted by what is written in them, from the start request to the last token: each has to come, and once.
+"""Tokens a second from the flow to the client: sixteen runs at once that write one every 5 ms, and one run that does
+not pause. Counted by what is written in them, from the start request to the last token: each has to come, and once.
 
 What bounds the sixteen is their own pauses. A model of LangChain's takes its time, too: beside it, in the same process
 and just before, LangChain alone.

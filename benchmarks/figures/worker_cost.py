@@ -25,49 +25,59 @@ from benchmarks.results import Beside, Row, at_most
 if TYPE_CHECKING:
     from main.channel import Publisher
 
-EARLY, LATE = 100, 10_000
+PLACES = (100, 1000, 10_000)
 BURST, SINGLE = 100, 50
 WORD = "A word of it. "
 
 
 async def measure_worker_cost(bench: Bench) -> list[Row]:
     found = in_a_process(bench, bench.choose(15, 4))
-    early = Beside(f"at event {EARLY:,}", found["early burst"])
-    early_single = Beside(f"at event {EARLY:,}", found["early single"])
-    aim = at_most(15)
+    burst, single = found["burst"], found["single"]
     return [
-        Row(f"worker: a token of a burst, at event {EARLY:,}", found["early burst"], "µs", aim=aim),
+        Row("worker: a token of a burst, at event 100", burst["100"], "µs", aim=at_most(15)),
         Row(
-            f"worker: a token of a burst, at event {LATE:,}",
-            found["late burst"],
+            "worker: a token of a burst, at event 10,000",
+            burst["10000"],
             "µs",
-            early,
-            aim=aim,
+            Beside("at event 100", burst["100"]),
+            aim=at_most(15),
             ratio_aim=at_most(1.25),
         ),
-        Row(f"worker: a single token, at event {EARLY:,}", found["early single"], "µs"),
-        Row(f"worker: a single token, at event {LATE:,}", found["late single"], "µs", early_single),
+        Row("worker: a single token, at event 100", single["100"], "µs"),
+        Row(
+            "worker: a single token, at event 10,000",
+            single["10000"],
+            "µs",
+            Beside("at event 100", single["100"]),
+        ),
     ]
 
 
-def in_a_process(bench: Bench, times: int) -> dict[str, float]:
+def in_a_process(bench: Bench, times: int) -> dict[str, dict[str, float]]:
+    """Return for bursts and single tokens the microseconds of one, by how many events were before."""
     command = [sys.executable, "-m", "benchmarks.figures.worker_cost", str(times)]
     settings = environment(bench.product.local_dir)
     done = subprocess.run(command, cwd=PROJECT, env=settings, check=True, capture_output=True)
-    found: dict[str, float] = orjson.loads(done.stdout)
+    found: dict[str, dict[str, float]] = orjson.loads(done.stdout)
     return found
 
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-    found: dict[str, list[float]] = {}
+    bursts: dict[int, list[float]] = {number: [] for number in PLACES}
+    singles: dict[int, list[float]] = {number: [] for number in PLACES}
     for _ in range(int(sys.argv[1])):
         publisher = new_publisher()
-        for name, number in (("early", EARLY), ("late", LATE)):
+        for number in PLACES:
             fill(publisher, number)
-            found.setdefault(f"{name} burst", []).append(cost_of_burst(publisher))
-            found.setdefault(f"{name} single", []).append(cost_of_single(publisher))
-    sys.stdout.buffer.write(orjson.dumps({name: median(costs) for name, costs in found.items()}))
+            bursts[number].append(cost_of_burst(publisher))
+            singles[number].append(cost_of_single(publisher))
+    found = {"burst": medians(bursts), "single": medians(singles)}
+    sys.stdout.buffer.write(orjson.dumps(found))
+
+
+def medians(costs: dict[int, list[float]]) -> dict[str, float]:
+    return {str(number): median(found) for number, found in costs.items()}
 
 
 def new_publisher() -> "Publisher":
@@ -78,14 +88,15 @@ def new_publisher() -> "Publisher":
 
 
 def fill(publisher: "Publisher", number: int) -> None:
-    """Send single events up to that number: each has a number of its own, and none waits for the next."""
+    """Send events up to that number. Tokens of two steps in turn do not join."""
     while publisher.snapshot.id.seq < number:
-        send(publisher)
+        for place in range(min(number - publisher.snapshot.id.seq, 500)):
+            send(publisher, f"Write {place % 2}")
         publisher.flush()
 
 
-def send(publisher: "Publisher") -> None:
-    publisher.send({"type": "token", "step": "Write", "text": WORD})
+def send(publisher: "Publisher", step: str = "Write 0") -> None:
+    publisher.send({"type": "token", "step": step, "text": WORD})
 
 
 def cost_of_burst(publisher: "Publisher") -> float:
