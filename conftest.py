@@ -10,6 +10,7 @@ from pathlib import Path
 
 import django
 import pytest
+from django.conf import settings
 from django.db import connection
 from django.test.utils import setup_databases
 from pytest_django.plugin import DjangoDbBlocker
@@ -38,6 +39,12 @@ def isolate_settings() -> None:
 # Were the settings named in pyproject.toml, pytest-django would load them before this file is read.
 isolate_settings()
 django.setup()
+# A running platform's workers use the tables that a test empties at its end. Who first waits for so long ends what
+# waits for each other; after PostgreSQL's 1 s those are the workers, who try again.
+settings.DATABASES["default"]["OPTIONS"]["options"] += " -c deadlock_timeout=10s"
+
+# For all apps, once. Their conftests would each define it anew, and a session would have several.
+pytest_plugins = ["main.tests.platform"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

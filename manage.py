@@ -36,7 +36,7 @@ def run(command: str) -> None:
     try:
         from django.core.exceptions import ImproperlyConfigured
         from django.core.management import execute_from_command_line
-        from django.db import OperationalError
+        from django.db import OperationalError, connection
         from psycopg_pool import PoolTimeout
     except ModuleNotFoundError as error:
         sys.exit(f"This Python has no {error.name}. Use `make run`, or .venv/bin/python manage.py {command}.")
@@ -55,6 +55,7 @@ def run(command: str) -> None:
     except (OperationalError, PoolTimeout):
         if not is_database_down():
             raise
+        connection.close_pool()  # type: ignore[attr-defined]  # whose threads would go on to say why
         sys.exit(f"The database is not running. {START}")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from chaos.client import Asked, Refused, Watching
+from chaos.client import Asked, Refused, Watching, watching
 from chaos.faults import Fault, happen
 from chaos.provider import Call
 from chaos.records import Note, Row, StepRow
@@ -122,7 +122,7 @@ class Play:
             self.facts.unanswered.append(start)
             return
         log = self.world.place.logs / f"watcher-{task_id}.log"
-        started = Started(start, task_id, Watching(self.world.client, task_id, log))
+        started = Started(start, task_id, watching(self.world.client, task_id, log))
         self.facts.started.append(started)
         self._watchers[task_id] = asyncio.create_task(started.watching.watch())
         if start.cancel_after is not None:

@@ -64,16 +64,19 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._mode is Mode.CUT:
             writer.transport.abort()
+            await closed(writer)
             return
         try:
             behind = await self._connect()
         except OSError:
             writer.transport.abort()
+            await closed(writer)
             return
         ends = {writer, behind[1]}
         self._writers |= ends
         try:
             await asyncio.gather(self._pass_on(reader, behind[1]), self._pass_on(behind[0], writer))
+            await asyncio.gather(*map(closed, ends))
         finally:
             self._writers -= ends
 
@@ -86,3 +89,10 @@ class Proxy:
                 writer.write(piece)
                 await writer.drain()
         writer.close()
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    """Close a connection and wait until it is, which is a moment later."""
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()

@@ -40,7 +40,7 @@ Scope = MutableMapping[str, Any]
 # More than there are database connections: a request that waits for one holds no other up.
 THREADS = 32
 # Who comes to watch is let in by threads of their own: when thousands come back at once, others are served as well.
-STREAM_THREADS = 4
+STREAM_THREADS = 3
 
 
 class ClientGoneError(Exception):
@@ -51,47 +51,18 @@ class BodyTooLargeError(Exception):
     """The body is, or grew, larger than MAX_BODY_BYTES."""
 
 
-class Application(BaseHandler):
-    """Serves HTTP; `pump` carries the open streams of this process."""
+class Handler(BaseHandler):
+    """Django's requests behind a choice of the middleware."""
 
-    def __init__(self) -> None:
+    def __init__(self, middleware: list[str], threads: int, name: str) -> None:
         super().__init__()
-        self.load_middleware()
-        self.pump = Pump()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
-        self._stream_threads = ThreadPoolExecutor(STREAM_THREADS, thread_name_prefix="stream")
+        every, settings.MIDDLEWARE = settings.MIDDLEWARE, middleware
+        self.load_middleware()  # Django has one list for all
+        settings.MIDDLEWARE = every
+        self.threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        watch = ticketed(scope)
-        if watch and await self.pump.is_allowed(watch.viewer) and await self._stream(watch, receive, send):
-            return
-        try:
-            body = await _read_body(scope, receive)
-        except ClientGoneError:
-            return
-        except BodyTooLargeError:
-            await _send(
-                problem(413, f"The body is larger than {settings.MAX_BODY_BYTES} bytes."), send, close=True
-            )
-            return
-        threads = self._stream_threads if PATHS.fullmatch(scope["path"]) else self._threads
-        response = await asyncio.get_running_loop().run_in_executor(threads, self._respond, scope, body)
-        if not isinstance(response, HandOff):
-            await _send(response, send)
-        elif not await self._stream(response.watch, receive, send):
-            await _send(problem(404, "There is no such execution."), send)
-
-    async def _stream(self, watch: Watch, receive: Receive, send: Send) -> bool:
-        """Let the pump serve a watcher; say whether there is something to watch."""
-        try:
-            await self.pump.stream(watch, receive, send)
-        except ExecutionGoneError:
-            return False
-        except TooManyStreamsError as error:
-            await _send(problem(429, str(error)), send)
-        return True
+    async def respond(self, scope: Scope, body: bytes) -> HttpResponse:
+        return await asyncio.get_running_loop().run_in_executor(self.threads, self._respond, scope, body)
 
     def _respond(self, scope: Scope, body: bytes) -> HttpResponse:
         """Handle a request from its first signal to its last, in this thread."""
@@ -108,6 +79,47 @@ class Application(BaseHandler):
             return _whole(response)
         finally:
             response.close()  # gives the database connection back
+
+
+class Application:
+    """Serves HTTP; `pump` carries the open streams of this process."""
+
+    def __init__(self) -> None:
+        self.pump = Pump()
+        self._pages = Handler(settings.MIDDLEWARE, THREADS, "request")
+        self._streams = Handler(settings.STREAM_MIDDLEWARE, STREAM_THREADS, "stream")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        watch = ticketed(scope)
+        if watch and await self.pump.is_allowed(watch.viewer) and await self._stream(watch, receive, send):
+            return
+        try:
+            body = await _read_body(scope, receive)
+        except ClientGoneError:
+            return
+        except BodyTooLargeError:
+            await _send(
+                problem(413, f"The body is larger than {settings.MAX_BODY_BYTES} bytes."), send, close=True
+            )
+            return
+        handler = self._streams if PATHS.fullmatch(scope["path"]) else self._pages
+        response = await handler.respond(scope, body)
+        if not isinstance(response, HandOff):
+            await _send(response, send)
+        elif not await self._stream(response.watch, receive, send):
+            await _send(problem(404, "There is no such execution."), send)
+
+    async def _stream(self, watch: Watch, receive: Receive, send: Send) -> bool:
+        """Let the pump serve a watcher; say whether there is something to watch."""
+        try:
+            await self.pump.stream(watch, receive, send)
+        except ExecutionGoneError:
+            return False
+        except TooManyStreamsError as error:
+            await _send(problem(429, str(error)), send)
+        return True
 
 
 def _whole(response: HttpResponseBase) -> HttpResponse:

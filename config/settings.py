@@ -76,6 +76,20 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
+# What it takes to know who comes to watch, and to answer in their language. A stream is no page: the rest is for those.
+STREAM_MIDDLEWARE = [
+    name
+    for name in MIDDLEWARE
+    if name.rpartition(".")[2]
+    in (
+        "DatabaseAwayMiddleware",
+        "SecurityMiddleware",
+        "SessionMiddleware",
+        "LocaleMiddleware",
+        "CommonMiddleware",
+        "AuthenticationMiddleware",
+    )
+]
 ROOT_URLCONF = "config.urls"
 ASGI_APPLICATION = "config.asgi.application"
 APPEND_SLASH = False  # every path is served with and without it; a POST is never redirected
@@ -139,6 +153,7 @@ DATABASES["default"] |= {
             "min_size": 1,
             "max_size": env.int("DATABASE_POOL_SIZE", default=10),
             "timeout": 2,
+            "num_workers": 1,  # the threads that open connections
             # The pool would wait twice as long before each try: after a minute's outage for another minute.
             "reconnect_timeout": 2,
         },

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
@@ -29,8 +29,9 @@ from main.execution_pages import (
     moment,
     written,
 )
-from main.models import SILENCE, Entry, Execution, Step, WorkerBeat
+from main.models import Entry, Execution, Step, WorkerBeat
 from main.outside_ends import announce_outside_end
+from main.workers import SILENCE
 
 LAST_BEAT = moment("beat_at", gettext_lazy("last beat"))
 
@@ -69,25 +70,18 @@ class ExecutionAdmin(ExecutionPages):
 
     @admin.action(description=gettext_lazy("Cancel selected executions"), permissions=["operate"])
     def cancel_selected(self, request: HttpRequest, queryset: QuerySet[Execution]) -> None:
-        chosen = self.chosen(request, queryset)
-        cancelled = sum(self._cancel(request, execution) for execution in chosen)
-        if cancelled:
-            text = ngettext(
-                "%(count)d execution was cancelled.", "%(count)d executions were cancelled.", cancelled
-            )
-            self.message_user(request, text % {"count": cancelled}, messages.SUCCESS)
-        if ended := len(chosen) - cancelled:
-            text = ngettext(
-                "%(count)d execution had ended already.", "%(count)d executions had ended already.", ended
-            )
-            self.message_user(request, text % {"count": ended}, messages.WARNING)
-
-    def _cancel(self, request: HttpRequest, execution: Execution) -> bool:
-        cancelled = execution.cancel()
-        if cancelled:
-            announce_outside_end(execution)
-            self.log_change(request, execution, _("Cancelled."))
-        return cancelled
+        self.do_to_each(
+            request,
+            queryset,
+            _cancel,
+            note=_("Cancelled."),
+            done=lambda count: ngettext(
+                "%(count)d execution was cancelled.", "%(count)d executions were cancelled.", count
+            ),
+            not_done=lambda count: ngettext(
+                "%(count)d execution had ended already.", "%(count)d executions had ended already.", count
+            ),
+        )
 
     @admin.action(description=gettext_lazy("Run selected again"), permissions=["operate"])
     def run_selected_again(self, request: HttpRequest, queryset: QuerySet[Execution]) -> None:
@@ -114,6 +108,13 @@ class ExecutionAdmin(ExecutionPages):
         unended = [str(each) for each in chosen if not each.is_final]
         allowed = self.has_delete_permission(request)
         return [str(each) for each in chosen], counts, set() if allowed else {_("execution")}, unended
+
+
+def _cancel(execution: Execution) -> bool:
+    cancelled = execution.cancel()
+    if cancelled:
+        announce_outside_end(execution)
+    return cancelled
 
 
 @admin.register(WorkerBeat)

@@ -316,8 +316,10 @@ class Publisher:
             set_meta(pipeline, self.execution_id, self.snapshot)
         for event in events:
             add_event(pipeline, self.execution_id, event)
-        if with_meta and self._owner_news:
-            self._owner_news.tell(pipeline, self.snapshot)
+        if with_meta:
+            keep_events(pipeline, self.execution_id)
+            if self._owner_news:
+                self._owner_news.tell(pipeline, self.snapshot)
         return pipeline.execute(raise_on_error=False)
 
 
@@ -383,6 +385,7 @@ def announce_ends(ends: Iterable[OutsideEnd]) -> None:
         for end in ends:
             set_meta(pipeline, end.execution_id, end.snapshot)
             add_event(pipeline, end.execution_id, end.event)
+            keep_events(pipeline, end.execution_id)
             if end.theirs:
                 news = execution_event(end.execution_id, end.theirs.flow, end.snapshot)
                 tell_owner(pipeline, end.theirs.owner, end.execution_id, end.event["id"], [news])
@@ -401,7 +404,6 @@ def add_event(pipeline: Any, execution_id: str, event: Event) -> None:
     key, encoded = stream_key(execution_id), encode(event)
     pipeline.xadd(key, {"e": encoded}, id=event["id"], maxlen=STREAM_LENGTH, approximate=True)
     pipeline.publish(key, encoded)
-    pipeline.expire(key, settings.EVENT_RETENTION)
 
 
 def tell_owner(redis: Any, owner: str, execution_id: str, number: str, events: Iterable[OwnerEvent]) -> None:
@@ -417,6 +419,11 @@ def set_meta(pipeline: Any, execution_id: str, snapshot: Snapshot) -> None:
     meta = encode_meta(execution_id, snapshot)
     keys = stream_key(execution_id), meta_key(execution_id)
     pipeline.eval(SET_META, len(keys), *keys, str(snapshot.id), meta, settings.EVENT_RETENTION)
+
+
+def keep_events(pipeline: Any, execution_id: str) -> None:
+    """Let an execution's events be kept from now on for as long as they are; asked for with each task meta."""
+    pipeline.expire(stream_key(execution_id), settings.EVENT_RETENTION)
 
 
 def encode_meta(execution_id: str, snapshot: Snapshot) -> bytes:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.db import InterfaceError, InternalError, OperationalError, connection
 from psycopg.errors import IdleInTransactionSessionTimeout
@@ -43,3 +43,17 @@ def with_database(what: Callable[[], Result], run: Run | None = None, patience: 
 def _is_away(error: Exception) -> bool:
     """Say whether a later try may succeed. This process may have been frozen in a transaction, too (see settings)."""
     return isinstance(error, DATABASE_AWAY) or isinstance(error.__cause__, IdleInTransactionSessionTimeout)
+
+
+def fetch(sql: str, parameters: list[Any] | dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Execute a statement of our own and return its rows."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
+
+
+def execute(sql: str, parameters: list[Any]) -> None:
+    """Execute a statement of our own that returns nothing."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)

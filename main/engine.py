@@ -21,8 +21,9 @@ from main.database import DATABASE_AWAY, with_database
 from main.errors import FlowError, classify_error
 from main.events import Entry as EntryView
 from main.events import ErrorDetail, Snapshot, merge
+from main.journal import Fenced
 from main.leases import heart, worker_name
-from main.models import Claim, Entry, Execution, Fenced, Step, steps_of_last_success
+from main.models import Claim, Entry, Execution, Step, steps_of_last_success
 from main.registry import Flow, UnknownFlowError, get_flow
 from main.run import MAX_MESSAGE_LENGTH, NODE, Recorded, Run, StepRecord, Stopped, page_address
 
@@ -285,7 +286,7 @@ def _stopped(execution: Execution, publisher: Publisher, reason: str) -> None:
     publisher.leave()
     try:
         if with_database(execution.hand_back, patience=HAND_BACK_PATIENCE):
-            bells.ring(execution.kind)
+            bells.ring(workplace.kind)  # not the execution's: workers of another kind take its suspects
         else:
             with_database(partial(_announce_end, execution))
     except DATABASE_AWAY:

@@ -50,6 +50,9 @@ MAX_DATA_LENGTH = 16 * 1024
 # What can be opened whole.
 WHOLE_FIELDS = ("inputs", "result")
 
+# A sentence with %(count)s in it, in the number that a count takes.
+Counted = Callable[[int], str]
+
 EMPTY = "–"
 MARKS = {"PENDING": "…", "RUNNING": "▶", "SUCCESS": "✓", "FAILURE": "✗", "CANCELLED": "■"}
 
@@ -305,6 +308,31 @@ class ExecutionPages(ReadOnlyAdmin):
         if request.method == "POST":  # who had to sign in first comes back with a GET
             act(request, chosen)
         return redirect(f"admin:{self._name('change')}", execution_id)
+
+    def do_to_each(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[Execution],
+        do: Callable[[Execution], bool],
+        *,
+        note: str,
+        done: Counted,
+        not_done: Counted,
+    ) -> None:
+        """Do something to each of them, note it in its history, and say to how many it was done and to how many not.
+
+        `do` says whether it did it.
+        """
+        chosen = self.chosen(request, queryset)
+        changed = 0
+        for execution in chosen:
+            if do(execution):
+                self.log_change(request, execution, note)
+                changed += 1
+        if changed:
+            self.message_user(request, done(changed) % {"count": changed}, messages.SUCCESS)
+        if unchanged := len(chosen) - changed:
+            self.message_user(request, not_done(unchanged) % {"count": unchanged}, messages.WARNING)
 
     def start_again(
         self,

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from main.database import with_database
-from main.models import LOST, Claim, Execution
+from main.journal import LOST
+from main.models import Claim, Execution
 from main.run import Run
 
 logger = logging.getLogger(__name__)

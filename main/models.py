@@ -17,44 +17,43 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, cast
 
 import orjson
 from django.conf import settings
-from django.db import connection, models, transaction
+from django.db import models, transaction
 from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
 from main import bells, queues
 from main.channel import Theirs, announce_start
-from main.checkpoints import Checkpoint, CheckpointBlob, CheckpointWrite  # noqa: F401 models of this app
+from main.checkpoints import Checkpoint, CheckpointBlob, CheckpointWrite
+from main.database import fetch
 from main.events import Entry as EntryView
-from main.events import ErrorDetail, Event, EventId, Snapshot, bounded, fold, without_large_data
+from main.events import ErrorDetail, Event, EventId, Snapshot, bounded, fold
+from main.journal import LOST, Entry, Fenced, Step
 from main.queues import Priority
 from main.registry import FLOW_REGISTRY, Flow
-from main.run import StepRecord, Stopped, entry_address, page_address, step_name
+from main.run import page_address, step_name
+from main.workers import WorkerBeat
+
+# The models of this app, wherever they are written; Django looks for them here.
+__all__ = ["Checkpoint", "CheckpointBlob", "CheckpointWrite", "Entry", "Execution", "Step", "WorkerBeat"]
 
 # Seconds a claim holds without a heartbeat.
 LEASE = 15
 # How many leases may run out before the execution is taken for the cause.
 MAX_CRASHES = queues.SUSPECT + 1
-# A worker looks for work every 2 s; one that is silent for this many seconds is gone, or its database is.
-SILENCE = 15
 
 CANCELLED = ErrorDetail(type="cancelled", message="The execution was cancelled.", retryable=False)
 
-LOST = "The execution ended or was taken over."
 # How many executions a sweep ends for one reason; the next sweep ends more.
 ENDED_AT_ONCE = 500
 # Seconds for which an Idempotency-Key gives what it started before.
 IDEMPOTENCY_PERIOD = 24 * 3600
-
-
-class Fenced(Stopped):
-    """This attempt lost its execution: it ended elsewhere, or another attempt has it."""
 
 
 class KeyReusedError(Exception):
@@ -374,7 +373,7 @@ class Execution(models.Model):
     def fence(self) -> Iterator[None]:
         """A transaction in which this attempt is sure to be the one that may write; raises Fenced otherwise."""
         with transaction.atomic():
-            if not _rows(
+            if not fetch(
                 "SELECT 1 FROM main_execution WHERE id = %s AND attempt = %s AND state = 'RUNNING' FOR SHARE",
                 [self.id, self.attempt],
             ):
@@ -434,8 +433,8 @@ class Execution(models.Model):
         return bool(_hand_back("id = %s AND attempt = %s", [self.id, self.attempt]))
 
     @classmethod
-    def hand_back_all(cls, worker: str) -> list[str]:
-        """Give back whatever a worker process and its children hold; return the kinds."""
+    def hand_back_all(cls, worker: str) -> int:
+        """Give back whatever a worker process and its children hold; return how many that was."""
         return _hand_back("starts_with(worker, %s)", [worker])
 
     @classmethod
@@ -446,7 +445,7 @@ class Execution(models.Model):
     @classmethod
     def take_back(cls) -> list[str]:
         """Put executions back whose lease ran out, and count the crash; return their kinds."""
-        rows = _rows(
+        rows = fetch(
             """
             UPDATE main_execution SET
                 state = 'PENDING', crashes = crashes + 1, lease_until = NULL, worker = '', turn = -1
@@ -512,7 +511,7 @@ class Execution(models.Model):
     @classmethod
     def waiting(cls, older_than: float = 0.0) -> dict[str, int]:
         """Count by the kind of worker that takes it what has waited for more than some seconds."""
-        rows = _rows(
+        rows = fetch(
             "SELECT CASE WHEN kind = %s AND crashes >= %s THEN %s ELSE kind END AS worker_kind, count(*) "
             "FROM main_execution WHERE state = 'PENDING' "
             "AND created_at < clock_timestamp() - %s * interval '1 second' GROUP BY worker_kind",
@@ -537,6 +536,15 @@ class Execution(models.Model):
             state=state, finished_at=_clock(), lease_until=None, **changes
         )
         return bool(changed)
+
+    @classmethod
+    def ended_of(cls, ids: Iterable[str]) -> list[str]:
+        """Return which of many executions have ended: one cheap question about thousands, asked again and again."""
+        rows = fetch(
+            "SELECT id::text FROM main_execution WHERE id = ANY(%s::uuid[]) AND state = ANY(%s)",
+            [list(ids), list(cls.FINAL)],
+        )
+        return [row[0] for row in rows]
 
     # What it adds up to
 
@@ -597,243 +605,6 @@ class Execution(models.Model):
         return names.get(self.State(self.state), self.state)
 
 
-class Step(models.Model):
-    """A finished step: the journal. A later attempt gets the result from here and does not do the step again."""
-
-    # What a snapshot shows of it.
-    SHOWN: ClassVar[tuple[str, ...]] = ("execution_id", "key", "name", "progress")
-
-    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="steps")
-    key = models.TextField(_("key"))
-    name = models.CharField(_("name"), max_length=200)
-    attempt = models.PositiveIntegerField(_("attempt"))
-    tries = models.PositiveSmallIntegerField(_("tries"), default=1)
-    fingerprint = models.CharField(_("fingerprint of the input"), max_length=64, blank=True)
-    result = models.JSONField(_("result"), null=True)
-    progress = models.PositiveSmallIntegerField(_("progress"), default=0)
-    started_at = models.DateTimeField(_("started"))
-    finished_at = models.DateTimeField(_("finished"), db_default=Now())
-
-    class Meta:
-        verbose_name = _("step")
-        verbose_name_plural = _("steps")
-        ordering = ("id",)
-        constraints = (models.UniqueConstraint(fields=("execution", "key"), name="step_once_per_execution"),)
-
-    def __str__(self) -> str:
-        return self.name
-
-    @property
-    def duration(self) -> float:
-        """Seconds it took, with its retries."""
-        return (self.finished_at - self.started_at).total_seconds()
-
-    @classmethod
-    def record(cls, execution: Execution, step: StepRecord) -> None:
-        """Keep a finished step and its entries, behind the fence; raises Fenced.
-
-        One statement, because every step of every execution waits for it. Where the commit's answer got lost, the
-        same step is recorded again, and stays as it was. Entries that an earlier try left go.
-        """
-        recorded = _rows(
-            """
-            WITH held AS (
-                SELECT id, attempt FROM main_execution
-                WHERE id = %(execution)s AND attempt = %(attempt)s AND state = 'RUNNING' FOR SHARE
-            ), step AS (
-                INSERT INTO main_step
-                    (execution_id, key, name, attempt, tries, fingerprint, result, progress, started_at, finished_at)
-                SELECT id, %(key)s, %(name)s, attempt, %(tries)s, %(fingerprint)s, %(result)s::jsonb, %(progress)s,
-                    clock_timestamp() - %(took)s, clock_timestamp()
-                FROM held ON CONFLICT DO NOTHING
-            ), entry AS (
-                INSERT INTO main_entry (execution_id, step, n, attempt, position, data, created_at)
-                SELECT held.id, shown.step, shown.n, held.attempt, shown.position, shown.data, clock_timestamp()
-                FROM held, jsonb_to_recordset(%(entries)s::jsonb)
-                    AS shown(step text, n integer, position integer, data jsonb)
-                ON CONFLICT (execution_id, step, n) DO UPDATE SET data = excluded.data
-            ), replaced AS (
-                DELETE FROM main_entry USING held
-                WHERE execution_id = held.id AND step = %(key)s AND n >= %(entry_count)s
-            )
-            SELECT 1 FROM held
-            """,
-            {
-                "execution": execution.id,
-                "attempt": execution.attempt,
-                "key": step.key,
-                "name": step.name,
-                "tries": step.tries,
-                "fingerprint": step.fingerprint,
-                "result": orjson.dumps(step.result).decode(),
-                "progress": step.progress,
-                "took": datetime.now(UTC) - step.started_at,  # the worker's clock may be off
-                "entries": Entry.encode(step.entries),
-                "entry_count": len(step.entries),
-            },
-        )
-        if not recorded:
-            raise Fenced(LOST)
-
-    @classmethod
-    def copy(cls, source: Execution, target: Execution) -> None:
-        """Give an execution the finished steps of another."""
-        _execute(
-            """
-            INSERT INTO main_step
-                (execution_id, key, name, attempt, tries, fingerprint, result, progress, started_at, finished_at)
-            SELECT %s, key, name, 0, tries, fingerprint, result, progress, started_at, finished_at
-            FROM main_step WHERE execution_id = %s ORDER BY id
-            """,
-            [target.id, source.id],
-        )
-
-
-class Entry(models.Model):
-    """A line of the timeline. `n` counts within its step, so that an attempt's repetition replaces, not repeats."""
-
-    execution = models.ForeignKey(Execution, on_delete=models.CASCADE, related_name="entries")
-    step = models.TextField(_("step"), blank=True)
-    n = models.PositiveIntegerField(_("number in its step"))
-    attempt = models.PositiveIntegerField(_("attempt"))
-    position = models.PositiveIntegerField(_("position"))
-    data = models.JSONField(_("data"))
-    created_at = models.DateTimeField(_("created"), db_default=Now())
-
-    class Meta:
-        verbose_name = _("entry")
-        verbose_name_plural = _("entries")
-        ordering = ("position", "id")
-        constraints = (
-            models.UniqueConstraint(fields=("execution", "step", "n"), name="entry_once_per_step"),
-        )
-
-    def __str__(self) -> str:
-        return str(self.data.get("message") or self.data.get("tool", ""))
-
-    @classmethod
-    def keep(cls, execution: Execution, entries: Iterable[tuple[int, EntryView]]) -> None:
-        """Store entries by position; one that is there already keeps its place and gets the new content."""
-        rows = [cls._row(execution, position, entry) for position, entry in entries]
-        if rows:
-            Entry.objects.bulk_create(
-                rows, update_conflicts=True, unique_fields=["execution", "step", "n"], update_fields=["data"]
-            )
-
-    @staticmethod
-    def encode(entries: Iterable[tuple[int, EntryView]]) -> str:
-        """Return entries by position as the JSON that `Step.record` takes apart."""
-        rows = [
-            {"step": entry["step"], "n": entry["n"], "position": position, "data": _data(entry)}
-            for position, entry in entries
-        ]
-        return orjson.dumps(rows).decode()
-
-    @classmethod
-    def keep_shown(cls, execution: Execution, shown: Iterable[EntryView]) -> None:
-        """Store what watchers saw, in their order, of an execution that ended under its worker's hands.
-
-        The worker is fenced out by now, with the entries of the steps that it did not finish.
-        """
-        stored = {(entry.step, entry.n): entry for entry in execution.entries.all()}
-        finished = set(execution.steps.values_list("key", flat=True))
-        position = 0
-        rows = []
-        for view in shown:
-            if known := stored.get((view["step"], view["n"])):
-                position = known.position
-                continue
-            if view["step"] in finished:  # of an earlier try: Redis did not hear of the last one
-                continue
-            position += 1  # at most its own: what follows it and is stored has a higher one
-            rows.append(cls._row(execution, position, view))
-        Entry.objects.bulk_create(rows, ignore_conflicts=True)
-
-    @classmethod
-    def copy(cls, source: Execution, target: Execution) -> None:
-        """Give an execution the entries of another's finished steps."""
-        _execute(
-            """
-            INSERT INTO main_entry (execution_id, step, n, attempt, position, data, created_at)
-            SELECT %s, step, n, 0, position, data, created_at FROM main_entry
-            WHERE execution_id = %s AND step IN (SELECT key FROM main_step WHERE execution_id = %s) ORDER BY id
-            """,
-            [target.id, source.id, source.id],
-        )
-
-    @classmethod
-    def _row(cls, execution: Execution, position: int, entry: EntryView) -> "Entry":
-        return cls(
-            execution=execution,
-            step=entry["step"],
-            n=entry["n"],
-            attempt=execution.attempt,
-            position=position,
-            data=_data(entry),
-        )
-
-    def event(self) -> Event:
-        event = cast(Event, {"step": self.step, "n": self.n, **self.data})
-        if "data" in event:
-            event["data"] = without_large_data(event["data"], self.address)
-        return event
-
-    @property
-    def address(self) -> str:
-        return entry_address(str(self.execution_id), self.step, self.n)
-
-
-class WorkerBeat(models.Model):
-    """A worker process, and when it last asked the database for work. `manage.py doctor` reads it."""
-
-    name = models.CharField(_("name"), primary_key=True, max_length=200)
-    kind = models.CharField(_("kind"), max_length=20)
-    beat_at = models.DateTimeField(_("last asked for work"))
-    capacity = models.PositiveIntegerField(_("places"), db_default=1)
-    # Threads in a call that does not end, after their run was given up.
-    stuck = models.PositiveIntegerField(_("stuck threads"), db_default=0)
-
-    class Meta:
-        verbose_name = _("worker")
-        verbose_name_plural = _("workers")
-
-    def __str__(self) -> str:
-        return self.name
-
-    @classmethod
-    def beat(cls, name: str, kind: str, capacity: int = 1, stuck: int = 0) -> None:
-        """Say that a worker process is there, how much it runs at once, and how many of its threads are stuck."""
-        _rows(
-            "INSERT INTO main_workerbeat (name, kind, beat_at, capacity, stuck) "
-            "VALUES (%s, %s, clock_timestamp(), %s, %s) ON CONFLICT (name) DO UPDATE SET "
-            "beat_at = excluded.beat_at, capacity = excluded.capacity, stuck = excluded.stuck RETURNING 1",
-            [name, kind, capacity, stuck],
-        )
-
-    @classmethod
-    def sign_off(cls, worker: str) -> None:
-        """Forget a worker process and its children, which have stopped."""
-        cls.objects.filter(name__startswith=worker).delete()
-
-    @classmethod
-    def places_by_kind(cls) -> dict[str, int]:
-        """Return by kind how much the workers that are there run at once."""
-        rows = _rows(
-            "SELECT kind, sum(capacity) FROM main_workerbeat "
-            "WHERE beat_at > clock_timestamp() - %s * interval '1 second' GROUP BY kind",
-            [SILENCE],
-        )
-        return {kind: int(places) for kind, places in rows}
-
-    @classmethod
-    def prune(cls) -> None:
-        """Forget workers that have been silent for an hour."""
-        _rows(
-            "DELETE FROM main_workerbeat WHERE beat_at < clock_timestamp() - interval '1 hour' RETURNING 1",
-            [],
-        )
-
-
 def _owner_key(owner_id: uuid.UUID | None, visitor: uuid.UUID | None) -> uuid.UUID:
     return owner_id or visitor or queues.NOBODY
 
@@ -846,27 +617,10 @@ class _clock(models.Func):
     output_field = models.DateTimeField()
 
 
-def _data(entry: EntryView) -> dict[str, Any]:
-    """Return what an entry says, without the step and number that it is found by."""
-    return {key: value for key, value in entry.items() if key not in ("step", "n")}
-
-
 def _kept(sql: str, claims: Iterable[Claim]) -> set[Claim]:
     held = list(claims)
     ids, attempts = [claim.id for claim in held], [claim.attempt for claim in held]
-    return {Claim(*row) for row in _rows(sql, {"ids": ids, "attempts": attempts, "lease": LEASE})}
-
-
-def _rows(sql: str, parameters: list[Any] | dict[str, Any]) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-        return rows
-
-
-def _execute(sql: str, parameters: list[Any]) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
+    return {Claim(*row) for row in fetch(sql, {"ids": ids, "attempts": attempts, "lease": LEASE})}
 
 
 def _full(most_by_flow: dict[str, int], most_by_owner: int) -> tuple[list[str], list[uuid.UUID]]:
@@ -874,23 +628,23 @@ def _full(most_by_flow: dict[str, int], most_by_owner: int) -> tuple[list[str], 
 
     Claims that have limits to count wait for each other, or two of them could take the last place.
     """
-    _rows(
+    fetch(
         "SELECT pg_advisory_xact_lock(%s)", [queues.LIMITS_LOCK]
     )  # a statement of its own: the next sees more
     flows = (
-        _rows(queues.FULL_FLOWS, [list(most_by_flow), list(most_by_flow.values())]) if most_by_flow else []
+        fetch(queues.FULL_FLOWS, [list(most_by_flow), list(most_by_flow.values())]) if most_by_flow else []
     )
-    owners = _rows(queues.FULL_OWNERS, [most_by_owner]) if most_by_owner else []
+    owners = fetch(queues.FULL_OWNERS, [most_by_owner]) if most_by_owner else []
     return [row[0] for row in flows], [row[0] for row in owners]
 
 
-def _hand_back(condition: str, parameters: list[Any]) -> list[str]:
-    rows = _rows(
+def _hand_back(condition: str, parameters: list[Any]) -> int:
+    rows = fetch(
         "UPDATE main_execution SET state = 'PENDING', lease_until = NULL, worker = '', turn = -1 "  # noqa: S608 — two own texts
-        f"WHERE state = 'RUNNING' AND {condition} RETURNING kind",
+        f"WHERE state = 'RUNNING' AND {condition} RETURNING 1",
         parameters,
     )
-    return [row[0] for row in rows]
+    return len(rows)
 
 
 def steps_of_last_success(flow: str) -> int:

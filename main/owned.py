@@ -86,23 +86,21 @@ class OwnerWatcher(Watcher):
         for place, owned in enumerate(self._owned):
             while not self._is_level[place] or order(owned.heard) > order(self._seen[place]):
                 self._is_level[place] = True
-                self._seen[place], news = await self._since(owned, self._seen[place])
-                messages += [self._message(each) for each in news]
+                newest, news = await self._since(owned, self._seen[place])
+                messages += [self._message(place, each) for each in news]
+                self._seen[place] = newest
         return Piece(b"".join(messages)) if messages else None
 
     def hear(self, owned: Owned, news: News) -> None:
         place = self._owned.index(owned)
         if news.number and order(news.number) <= order(self._seen[place]):
             return
+        self.deliver(Piece(self._message(place, news)))
+
+    def _message(self, place: int, news: News) -> bytes:
         self._seen[place] = news.number or self._seen[place]
-        self.deliver(Piece(self._message(news)))
-
-    def _message(self, news: News) -> bytes:
-        return sse.message(news.event.data, id=self._id, event=news.event.name)
-
-    @property
-    def _id(self) -> str:
-        return ",".join(seen or NOTHING for seen in self._seen)
+        where = ",".join(seen or NOTHING for seen in self._seen)
+        return sse.message(news.event.data, id=where, event=news.event.name)
 
 
 def order(number: str) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -48,6 +49,8 @@ ACCESS = 3.0
 # Seconds after which a client whose stream just ends shall come back, and the spread: not all come at once.
 RETRY = 1.0
 RETRY_SPREAD = 3.0
+# Threads that ask the database.
+DATABASE_THREADS = 2
 # How many events are read at once of what a watcher missed.
 MISSED_AT_ONCE = 200
 
@@ -114,8 +117,9 @@ class Pump:
         self._watchers: set[Watcher] = set()
         self._open: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._stored = Together(partial(_in_thread, stored_snapshots))
-        self._allowed = Together(partial(_in_thread, _allowed))
+        self._threads = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="pump")
+        self._stored = Together(partial(self._in_thread, stored_snapshots))
+        self._allowed = Together(partial(self._in_thread, _allowed))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
 
@@ -169,6 +173,11 @@ class Pump:
         finally:
             watcher.leave()
             self._watchers.discard(watcher)
+
+    async def _in_thread(self, what: Callable[[Any], Found], of: Any) -> Found:
+        """Ask the database."""
+        ask = partial(with_database, lambda: what(of))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -358,7 +367,7 @@ class Pump:
             return
         ids = [each.id for each in silent]
         everything = not self.subscription.is_connected or any(each.snapshot is None for each in silent)
-        stored = await _in_thread(stored_snapshots if everything else snapshots_of_ended, ids)
+        stored = await self._in_thread(stored_snapshots if everything else snapshots_of_ended, ids)
         for watched in silent:
             if found := stored.get(watched.id):
                 watched.merge(found)
@@ -397,19 +406,21 @@ class Pump:
             owned.owner
         )  # before what is stored: nothing falls in between
         present = await self._present(owned.owner, number)
-        news = [News(newest, event) for event in present]
+        news = [News("", event) for event in present]
+        if news:  # who was sent a part of it only comes back for all of it
+            news[-1] = news[-1]._replace(number=newest)
         owned.note(news)
         return max(newest, number, key=order), news
 
     async def _present(self, owner: str, since: str) -> list[OwnerEvent]:
         try:
-            return await _in_thread(partial(present_since, owner), order(since)[0] / 1000)
+            return await self._in_thread(partial(present_since, owner), order(since)[0] / 1000)
         except DATABASE_AWAY:
             return []
 
     async def _look_up_owned(self) -> None:
         if self._owned:
-            present = await _in_thread(present_by_owner, list(self._owned))
+            present = await self._in_thread(present_by_owner, list(self._owned))
             for owner, owned in self._owned.items():
                 owned.compare(present[owner])
 
@@ -441,7 +452,7 @@ class Pump:
             await asyncio.sleep(ACCESS)
             viewers = {watcher.viewer for watcher in self._watchers}
             try:
-                allowed = await _in_thread(_allowed, viewers) if viewers else {}
+                allowed = await self._in_thread(_allowed, viewers) if viewers else {}
             except DATABASE_AWAY:
                 continue
             except Exception:
@@ -450,11 +461,6 @@ class Pump:
             for watcher in list(self._watchers):
                 if watcher.viewer in viewers and watcher.viewer not in allowed:
                     watcher.end(sse.retry(RETRY))
-
-
-async def _in_thread(what: Callable[[Any], Found], of: Any) -> Found:
-    """Ask the database in a thread."""
-    return await asyncio.to_thread(with_database, lambda: what(of))
 
 
 def _allowed(viewers: Collection[Viewer]) -> dict[Viewer, bool]:

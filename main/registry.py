@@ -141,7 +141,7 @@ def flow(
     `concurrency` how many executions of the flow run at once, 0 for no limit.
 
     Raises FlowDefinitionError, with file and line, for a name that is taken, a parameter without a type, a type
-    that has no JSON Schema or does not resolve, and a default that is no JSON.
+    that has no JSON Schema or does not resolve, a default that is no JSON, and an option out of its range.
     """
 
     def register(function: Function) -> Function:
@@ -153,6 +153,9 @@ def flow(
             )
         _check_choice(place, function, "kind", kind, get_args(Kind))
         _check_choice(place, function, "priority", priority, get_args(Priority))
+        counts = {"steps": steps, "step_retries": step_retries, "concurrency": concurrency}
+        for option, count in counts.items():
+            _check_count(place, function, option, count)
         handles, inputs = _parameters(function, place)
         registered = Flow(
             name=function.__name__,
@@ -185,6 +188,13 @@ def _check_choice(
         choices = " and ".join([", ".join(f"“{each}”" for each in known[:-1]), f"“{known[-1]}”"])
         raise FlowDefinitionError(
             f"{place}: “{function.__name__}” has the {option} “{value}”; there are {choices}."
+        )
+
+
+def _check_count(place: str, function: Callable[..., Any], option: str, count: int) -> None:
+    if count < 0:
+        raise FlowDefinitionError(
+            f"{place}: “{function.__name__}” has {option} of {count}; it may be 0 or more."
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
-from django.db.models import Q, QuerySet
+from django.db.models import Q
 from django.utils import timezone
 
 from main.channel import latest
@@ -21,12 +21,12 @@ JUST_ENDED = 15.0
 
 def stored_snapshots(ids: Iterable[str]) -> dict[str, Snapshot]:
     """Return by id what is stored of executions."""
-    return Execution.snapshots(_with(ids))
+    return Execution.snapshots(Execution.objects.filter(id__in=[uuid.UUID(id_) for id_ in ids]))
 
 
 def snapshots_of_ended(ids: Iterable[str]) -> dict[str, Snapshot]:
     """Return by id the snapshots of those that have ended."""
-    return Execution.snapshots(_with(ids).filter(state__in=Execution.FINAL))
+    return stored_snapshots(Execution.ended_of(ids))
 
 
 def present_since(owner: str, since: float) -> list[OwnerEvent]:
@@ -38,10 +38,6 @@ def present_since(owner: str, since: float) -> list[OwnerEvent]:
 def present_by_owner(owners: Iterable[str]) -> dict[str, list[OwnerEvent]]:
     """Return by owner how those of their executions are that have not ended, or have just ended."""
     return _present(owners, timezone.now() - timedelta(seconds=JUST_ENDED))
-
-
-def _with(ids: Iterable[str]) -> QuerySet[Execution]:
-    return Execution.objects.filter(id__in=[uuid.UUID(id_) for id_ in ids])
 
 
 def _present(owners: Iterable[str], ended_since: datetime) -> defaultdict[str, list[OwnerEvent]]:

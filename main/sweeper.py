@@ -109,6 +109,8 @@ def _was_away() -> bool:
 
 def _ring_for(waiting: dict[str, int]) -> None:
     """Ring for rows that wait without a bell, as far as there is place: who has worked goes on by itself."""
+    if not waiting:
+        return
     places = with_database(WorkerBeat.places_by_kind)
     for kind, count in waiting.items():
         rung = with_redis(lambda redis, kind=kind: redis.llen(kind))  # type: ignore[misc]

@@ -8,11 +8,13 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import psutil
 from billiard import active_children
 from celery.concurrency.asynpool import AsynPool
+from celery.concurrency.asynpool import Worker as PoolWorker
 from celery.signals import (
     celeryd_after_setup,
     worker_process_init,
@@ -49,15 +51,11 @@ ORPHANS = 2.0
 _parent_pipe: tuple[int, int] | None = None
 # Ends this worker, once it is told to stop.
 _closing: threading.Thread | None = None
-# Whether this process is such a child.
-_is_child = False
 
 
 @app.task(name=bells.TASK)
 def work(kind: str) -> None:
     """Answer a bell."""
-    if _is_child:
-        signal.signal(signal.SIGTERM, _leave)  # not earlier: the pool sets its own, which raises in the flow
     engine.work(kind)
 
 
@@ -79,6 +77,7 @@ def _load(instance: Any, **_: Any) -> None:
         descendants.adopt()
         # Celery asks once when a child ends, mostly too early, and then every 5 s.
         AsynPool.timers = property(lambda pool: {pool.maintain_pool: REPLACEMENT})  # type: ignore[assignment, method-assign]
+        PoolWorker.on_loop_start = _beginning_to_look(PoolWorker.on_loop_start)  # type: ignore[method-assign]
         _parent_pipe = os.pipe()
         gc.collect()
         gc.freeze()  # children then share these pages: no collection writes to them
@@ -111,14 +110,25 @@ def _warm_up() -> None:
 @worker_process_init.connect
 def _open_child(**_: Any) -> None:
     """Begin in a child of a prefork worker, which runs one flow at a time."""
-    global _is_child
-    _is_child = True
     be_child_of(os.getppid())
     descendants.adopt()
     engine.workplace.capacity = 1
     engine.workplace.confinement = Confinement(settings.CPU_MEMORY_MB)
-    sweeper.begin(give_up=_end_child, patience=CPU_STOP_PATIENCE)
     threading.Thread(target=_close_with_parent, name="closing", daemon=True).start()
+
+
+def _beginning_to_look(begin: Callable[..., None]) -> Callable[..., None]:
+    """Have a child look for work, also without a bell, as soon as it can answer SIGTERM.
+
+    The pool has then just set its own answer, which ends the process under the flow.
+    """
+
+    def begin_to_look(*arguments: Any, **options: Any) -> None:
+        signal.signal(signal.SIGTERM, _leave)
+        sweeper.begin(give_up=_end_child, patience=CPU_STOP_PATIENCE)
+        begin(*arguments, **options)
+
+    return begin_to_look
 
 
 def _close_with_parent() -> None:
@@ -218,9 +228,10 @@ def _hand_back_and_exit(code: int = 0) -> None:
         _close_children()
         _wait_for_runs(GRACE)
         descendants.kill()  # before the hand-back: no child shall claim again what was handed back
-        kinds = with_database(lambda: Execution.hand_back_all(worker_prefix()))
+        handed_back = with_database(lambda: Execution.hand_back_all(worker_prefix()))
         with_database(lambda: WorkerBeat.sign_off(worker_prefix()))
-        all(bells.ring_now(kind) for kind in kinds)  # up to the first bell that nobody hears
+        # Up to the first bell that nobody hears. Whatever its kind, other workers like this one take it.
+        all(bells.ring_now(engine.workplace.kind) for _ in range(handed_back))
     except DATABASE_AWAY:
         logger.warning("the database is away: leases will run out by themselves")
     except Exception:

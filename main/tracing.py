@@ -194,7 +194,8 @@ class Tracer(BaseCallbackHandler):
 
     @property
     def _text(self) -> "_Turns":
-        return self._texts.setdefault(self.run.here, _Turns(self.run))
+        here = self.run.here
+        return self._texts.get(here) or self._texts.setdefault(here, _Turns(self.run))
 
     def _end_text(self, run_id: UUID) -> None:
         self._names.pop(run_id, None)

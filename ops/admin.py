@@ -137,24 +137,18 @@ class DeadLetterAdmin(ExecutionPages):
 
     @admin.action(description=gettext_lazy("Drop"), permissions=["operate"])
     def drop(self, request: HttpRequest, queryset: QuerySet[Execution]) -> None:
-        chosen = self.chosen(request, queryset)
-        dropped = sum(self._drop(request, execution) for execution in chosen)
-        if dropped:
-            text = ngettext(
-                "%(count)d dead letter was dropped.", "%(count)d dead letters were dropped.", dropped
-            )
-            self.message_user(request, text % {"count": dropped}, messages.SUCCESS)
-        if settled := len(chosen) - dropped:
-            text = ngettext(
-                "%(count)d was no dead letter any more.", "%(count)d were no dead letters any more.", settled
-            )
-            self.message_user(request, text % {"count": settled}, messages.WARNING)
-
-    def _drop(self, request: HttpRequest, execution: Execution) -> bool:
-        dropped = execution.settle()
-        if dropped:
-            self.log_change(request, execution, _("Dropped from the dead letters."))
-        return dropped
+        self.do_to_each(
+            request,
+            queryset,
+            Execution.settle,
+            note=_("Dropped from the dead letters."),
+            done=lambda count: ngettext(
+                "%(count)d dead letter was dropped.", "%(count)d dead letters were dropped.", count
+            ),
+            not_done=lambda count: ngettext(
+                "%(count)d was no dead letter any more.", "%(count)d were no dead letters any more.", count
+            ),
+        )
 
 
 def page_of(execution: Execution) -> str:

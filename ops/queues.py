@@ -12,10 +12,11 @@ from django.db.models import Count, Min, Sum
 from django.db.models.functions import Now
 
 from main.channel import with_redis
-from main.models import SILENCE, Execution, WorkerBeat
+from main.models import Execution, WorkerBeat
 from main.outside_ends import announce_outside_ends
 from main.queues import SHARES, WAITING_LIMITS
 from main.registry import Kind
+from main.workers import SILENCE
 
 logger = logging.getLogger(__name__)
 

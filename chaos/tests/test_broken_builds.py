@@ -19,6 +19,7 @@ import pytest
 from chaos.faults import ACTIONS, Fault, victim
 from chaos.play import Play, starts
 from chaos.processes import Shape
+from chaos.records import Held
 from chaos.schedule import Kind, Planned
 from chaos.verdict import counts, judge
 from chaos.world import Place, World, prepare_database, running_world
@@ -46,12 +47,7 @@ async def harm_both(world: World, fault: Fault) -> None:
     other, others = await victim(world, "io")
     fault.strike("both workers", [*held, *others])
     await other.send(signal.SIGKILL)
-
-    async def are_taken_over() -> bool:
-        return not set(held) & set(await world.records.running())
-
-    await become_true(are_taken_over, LEASE_PATIENCE)
-    await asyncio.sleep(0.5)  # into the next step
+    await become_true(lambda: have_gone_on(world, held), LEASE_PATIENCE)
     frozen.resume()
 
 
@@ -59,6 +55,13 @@ async def has_each_finished_a_step(world: World) -> bool:
     running = await world.records.running()
     stepped = {step.execution for step in await world.records.steps()}
     return len(running) >= len(EXECUTIONS) and stepped >= {each.id for each in running}
+
+
+async def have_gone_on(world: World, held: list[Held]) -> bool:
+    """Say whether a later attempt at each of them is in a step, or has ended it."""
+    calls = {(call.execution, call.attempt) for call in world.provider.calls}
+    unended = await world.records.unended()
+    return all((each.id, each.attempt + 1) in calls or each.id not in unended for each in held)
 
 
 async def become_true(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:

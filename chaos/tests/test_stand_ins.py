@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from chaos.provider import Provider, marks_in
-from chaos.proxy import Mode, Proxy
+from chaos.proxy import Mode, Proxy, closed
 
 ASKED = {"execution": "1", "step": "Pay", "attempt": 1, "seconds": 0}
 
@@ -55,9 +55,11 @@ Talk = Callable[[Proxy], Awaitable[None]]
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(100):
-        writer.write(data)
-    writer.close()
+    try:
+        while data := await reader.read(100):
+            writer.write(data)
+    finally:
+        await closed(writer)
 
 
 async def through_proxy(talk: Talk) -> None:
@@ -72,7 +74,6 @@ async def through_proxy(talk: Talk) -> None:
     async with server, Proxy(lambda: asyncio.open_connection("127.0.0.1", port)) as proxy:
         await talk(proxy)
     await asyncio.gather(*heard, return_exceptions=True)
-    await asyncio.sleep(0.05)  # connections close a moment after that was asked for
 
 
 async def said(proxy: Proxy) -> bytes:
@@ -84,7 +85,7 @@ async def said(proxy: Proxy) -> bytes:
     except ConnectionError:
         return b""
     finally:
-        writer.close()
+        await closed(writer)
 
 
 def test_a_proxy_passes_on_slows_and_cuts() -> None:
@@ -109,7 +110,7 @@ def test_a_hung_connection_goes_on_where_it_was() -> None:
             await asyncio.wait_for(reader.read(100), 0.2)
         proxy.become(Mode.PASS)
         assert await asyncio.wait_for(reader.read(100), 1) == b"hello"
-        writer.close()
+        await closed(writer)
 
     asyncio.run(through_proxy(talk))
 
@@ -121,6 +122,6 @@ def test_a_cut_breaks_what_is_open() -> None:
         assert await reader.read(100) == b"hello"
         proxy.become(Mode.CUT)
         assert await asyncio.wait_for(reader.read(100), 1) == b""
-        writer.close()
+        await closed(writer)
 
     asyncio.run(through_proxy(talk))

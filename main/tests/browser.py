@@ -1,12 +1,12 @@
-"""Chromium for tests of the page. Without it they are skipped, or fail where REQUIRE_BROWSER=1."""
+"""Chromium for tests of the page."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+
+from main.tests.programs import program
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -22,11 +22,7 @@ NewContext = Callable[..., BrowserContext]
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not executable:
-        if os.environ.get("REQUIRE_BROWSER") == "1":
-            pytest.fail("REQUIRE_BROWSER=1, but there is no Chromium on PATH.")
-        pytest.skip("There is no Chromium on PATH.")
+    executable = program("chromium", "chromium-browser", "google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         yield browser

@@ -2,7 +2,6 @@
 
 from main.tests.browser import browser, new_context, page
 from main.tests.memory import channel, journal, new_run, quick_retries, run
-from main.tests.platform import platform, visitor
 from main.tests.providers import gemini, tavily
 
 __all__ = [
@@ -13,9 +12,7 @@ __all__ = [
     "new_context",
     "new_run",
     "page",
-    "platform",
     "quick_retries",
     "run",
     "tavily",
-    "visitor",
 ]

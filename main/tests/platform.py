@@ -1,6 +1,8 @@
 """The real platform for tests: gunicorn, an io worker and a cpu worker, on the session's databases.
 
-Its rows are committed and stay for the session: a test looks at the executions it started.
+Its rows are committed and stay until the file's end: a test looks at the executions it started. This is a plugin (see
+conftest.py at the top): a conftest that imported these fixtures would have a platform of its own, and two of them
+would share their work.
 """
 
 import os
@@ -10,20 +12,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import orjson
 import pytest
-from django.conf import settings
+from django.core.management import call_command
 from django.db import connection
 from pytest_django.plugin import DjangoDbBlocker
 
-from config.embedded import guarded
+from config.embedded import becomes_free, children_lock, guarded
 from config.processes import commands
 from config.tests.waiting import wait_until
 from main.registry import load_flows
+from main.tests.rows import in_thread
 
 FLOWS = [f"main.tests.{name}_flows" for name in ("page", "engine", "graph", "stream", "limits")]
 SNAPSHOT = dict[str, Any]
@@ -36,12 +40,16 @@ class Process:
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         self.name = name
-        self.log = Path(settings.LOCAL_DIR) / f"{name}.log"
-        self._command = guarded([sys.executable, *command[1:]], settings.LOCAL_DIR, grace=GRACE)
+        self._folder = Path(environment["LOCAL_DIR"]) / name
+        self._folder.mkdir(exist_ok=True)
+        self.log = self._folder / "log"
+        self._command = guarded([sys.executable, *command[1:]], self._folder, grace=GRACE)
         self._environment = environment
         self.start()
 
     def start(self) -> None:
+        # Two of one name would share their work. The guard, and all that is below it, hold this lock.
+        assert becomes_free(children_lock(self._folder), PATIENCE), f"another {self.name} is running"
         with self.log.open("ab") as log:
             self.guard = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=self._environment
@@ -70,7 +78,7 @@ class Process:
     def restart(self) -> None:
         if self.guard.stdin:
             self.guard.stdin.close()
-            self.guard.wait(PATIENCE)  # two of one name would share their work
+            self.guard.wait(PATIENCE)
         self.start()
 
     @contextmanager
@@ -86,8 +94,8 @@ class Process:
 class Visitor(httpx.Client):
     """A browser session without a browser: it has the cookies, and sends the CSRF token."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(base_url=url, timeout=PATIENCE)
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(base_url=url, timeout=PATIENCE, **options)
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -126,7 +134,7 @@ class Platform:
     def __init__(self, **settings_: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        environment = {
+        self.environment = {
             **os.environ,
             "POSTGRES_DB": str(connection.settings_dict["NAME"]),
             "FLOW_MODULES": ",".join(FLOWS),
@@ -137,11 +145,11 @@ class Platform:
             **settings_,
         }
         lines = commands(bind=f"127.0.0.1:{self.port}", web=1, io=16, cpu=2)
-        self.processes = {name: Process(name, line, environment) for name, line in lines.items()}
+        self.processes = {name: Process(name, line, self.environment) for name, line in lines.items()}
 
     def __enter__(self) -> Self:
         try:
-            wait_until(self._answers, PATIENCE)
+            wait_until(self.answers, PATIENCE)
             self._work()
         except BaseException:
             self.stop()
@@ -158,18 +166,26 @@ class Platform:
     def visitor(self) -> Visitor:
         return Visitor(self.url)
 
+    def revive(self) -> None:
+        """Start what has ended, and wait until it answers."""
+        ended = [process for process in self.processes.values() if process.guard.poll() is not None]
+        for process in ended:
+            process.restart()
+        if ended:
+            wait_until(self.answers, PATIENCE)
+
+    def answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/").status_code == 200
+        except httpx.TransportError:
+            return False
+
     def stop(self) -> None:
         for process in self.processes.values():
             if process.guard.stdin:
                 process.guard.stdin.close()
         for process in self.processes.values():
             process.guard.wait(PATIENCE)
-
-    def _answers(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/health/").status_code == 200
-        except httpx.TransportError:
-            return False
 
     def _work(self) -> None:
         """Wait until both kinds of workers do what they are asked."""
@@ -181,10 +197,32 @@ class Platform:
 
 @pytest.fixture(scope="session")
 def platform(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Platform]:
-    """The platform for the whole session; a test that harms a process starts it again."""
+    """The platform for the whole session."""
     load_flows(FLOWS)
     with django_db_blocker.unblock(), Platform() as platform:
         yield platform
+
+
+@pytest.fixture(scope="module", autouse=True)
+def used_platforms() -> Iterator[list[Platform]]:
+    """What the tests of a file use. All that they left is forgotten: those of other files begin with empty tables."""
+    used: list[Platform] = []
+    yield used
+    if used:
+        empty = partial(call_command, "flush", verbosity=0, interactive=False, reset_sequences=False)
+        in_thread(empty).result(PATIENCE)  # a browser's event loop may be in this one
+
+
+@pytest.fixture(autouse=True)
+def revived(request: pytest.FixtureRequest, used_platforms: list[Platform]) -> Iterator[None]:
+    """Have all of it running again after a test that harmed a process, also where that test failed."""
+    if "platform" not in request.fixturenames:
+        yield
+        return
+    platform: Platform = request.getfixturevalue("platform")
+    used_platforms.append(platform)
+    yield
+    platform.revive()
 
 
 @pytest.fixture

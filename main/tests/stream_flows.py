@@ -54,6 +54,26 @@ def ticking_flow(run: Run, folder: str) -> None:
         (Path(folder) / "stopped").touch()
 
 
+@flow(public=True)
+def thirds_flow(run: Run, folder: str) -> str:
+    """Write ten words, and ten more for each of the files `1` and `2` in a folder; what is written leaves a file."""
+    path = Path(folder)
+
+    def write() -> str:
+        words = [f"word{number} " for number in range(30)]
+        for third in range(3):
+            while third and not (path / str(third)).exists():
+                time.sleep(0.02)
+                run.check()
+            for word in words[10 * third : 10 * third + 10]:
+                run.token(word)
+                time.sleep(0.02)
+            (path / f"written-{third}").touch()
+        return "".join(words)
+
+    return str(run.step("Write", write))
+
+
 def _write(run: Run) -> None:
     for _ in range(10):
         run.token(PIECE)

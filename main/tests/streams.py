@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import httpx
 import orjson
 
+from main.channel import redis_client, stream_key
 from main.models import Execution
 from main.tests.platform import Visitor
 
@@ -64,6 +65,12 @@ def stored_snapshot(task_id: str) -> dict[str, Any]:
     """Return what PostgreSQL knows, as JSON has it."""
     found: dict[str, Any] = orjson.loads(orjson.dumps(Execution.objects.get(id=task_id).snapshot().public()))
     return found
+
+
+def subscribers(task_id: str) -> int:
+    """How many web processes listen to the execution."""
+    [(_, count)] = redis_client().pubsub_numsub(stream_key(task_id))
+    return int(count)
 
 
 def messages_of(snapshot: dict[str, Any]) -> list[str]:

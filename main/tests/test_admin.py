@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -19,6 +18,15 @@ from main.channel import history
 from main.events import Entry as EntryView
 from main.models import Entry, Execution, Step, WorkerBeat
 from main.registry import FLOW_REGISTRY, get_flow, load_flows
+from main.tests.admin_pages import (
+    STAFF,
+    act,
+    expect_nothing_inline,
+    expect_sign_in,
+    messages_of,
+    permit,
+    text_of,
+)
 
 LIST = "/admin/main/execution/"
 VISITOR = uuid.UUID(int=1)
@@ -102,26 +110,10 @@ def page_of(execution: Execution) -> str:
     return reverse("admin:main_execution_change", args=[execution.id])
 
 
-def text_of(client: Client, address: str) -> str:
-    response = client.get(address)
-    assert response.status_code == 200
-    return response.content.decode()
-
-
 def ids_found(client: Client, query: str) -> set[uuid.UUID]:
     response = client.get(LIST, {"q": query})
     assert response.status_code == 200
     return {execution.id for execution in response.context["cl"].result_list}
-
-
-def messages_of(client: Client, address: str, **data: Any) -> list[str]:
-    response = client.post(address, data, follow=True)
-    assert response.status_code == 200
-    return [str(message) for message in response.context["messages"]]
-
-
-def act(client: Client, action: str, *executions: Execution) -> list[str]:
-    return messages_of(client, LIST, action=action, _selected_action=[str(each.id) for each in executions])
 
 
 # The list
@@ -330,11 +322,7 @@ def test_a_large_tool_result_is_only_linked(admin_pages: Client) -> None:
 def test_pages_have_no_inline_script_or_style(admin_pages: Client) -> None:
     WorkerBeat.beat("host/1/2", "io")
     for address in (LIST, page_of(failed()), "/admin/main/workerbeat/"):
-        page = text_of(admin_pages, address)
-        assert "<style" not in page
-        assert " style=" not in page
-        assert " onclick=" not in page
-        assert "<script>" not in page
+        expect_nothing_inline(text_of(admin_pages, address))
 
 
 # Cancel
@@ -344,7 +332,7 @@ def test_pages_have_no_inline_script_or_style(admin_pages: Client) -> None:
 def test_selected_executions_are_cancelled_and_their_watchers_told(admin_pages: Client) -> None:
     ended, current = finished(), running()
     waiting = started()
-    said = act(admin_pages, "cancel_selected", ended, current, waiting)
+    said = act(admin_pages, LIST, "cancel_selected", ended, current, waiting)
     assert said == ["2 executions were cancelled.", "1 execution had ended already."]
     assert set(Execution.objects.values_list("state", flat=True)) == {"SUCCESS", "CANCELLED"}
     for execution in (current, waiting):
@@ -386,7 +374,7 @@ def test_actions_need_the_csrf_token(alice: User) -> None:
 def test_too_many_at_once_are_done_in_parts(admin_pages: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution_pages, "MAX_AT_ONCE", 2)
     executions = [finished() for _ in range(3)]
-    said = act(admin_pages, "run_selected_again", *executions)
+    said = act(admin_pages, LIST, "run_selected_again", *executions)
     assert said == [
         "Only the 2 oldest of them were taken: more are too many at once.",
         "2 executions were started.",
@@ -400,7 +388,7 @@ def test_an_execution_is_run_again_for_whom_it_was(admin_pages: Client) -> None:
     bob = User.objects.create_user("bob@example.com")
     first = started("web_search_flow", owner=bob, question="Why?")
     first.cancel()
-    (said,) = act(admin_pages, "run_selected_again", first)
+    (said,) = act(admin_pages, LIST, "run_selected_again", first)
     again = Execution.objects.exclude(id=first.id).get()
     assert (again.flow, again.inputs, again.owner_id, again.visitor) == (
         first.flow,
@@ -418,6 +406,44 @@ def test_a_visitor_s_execution_is_run_again_from_its_page(admin_pages: Client) -
     assert Execution.objects.exclude(id=first.id).get().visitor == VISITOR
 
 
+@pytest.mark.parametrize(
+    ("action", "button", "kept"),
+    [
+        ("run_selected_again", "run_again", set()),
+        ("run_selected_from_failed_step", "run_from_failed_step", {"Ask"}),
+    ],
+)
+@pytest.mark.parametrize("from_page", [False, True])
+def test_what_failed_is_run_again_from_the_start_or_from_its_failed_step(
+    admin_pages: Client, action: str, button: str, kept: set[str], from_page: bool
+) -> None:
+    execution = failed()
+    keep_step(execution, "Ask")
+    address = reverse(f"admin:main_execution_{button}", args=[execution.id])
+    assert f'formaction="{address}"' in text_of(admin_pages, page_of(execution))
+    (said,) = messages_of(admin_pages, address) if from_page else act(admin_pages, LIST, action, execution)
+    again = execution.runs_again.get()
+    assert said == f'An execution was started: <a href="{page_of(again)}">{again}</a>'
+    assert again.state == "PENDING"
+    assert set(again.steps.values_list("key", flat=True)) == kept
+    noted = text_of(admin_pages, reverse("admin:main_execution_history", args=[execution.id]))
+    assert f"Run again as {again.id}." in noted
+
+
+def test_what_did_not_fail_has_no_failed_step_to_be_run_from(admin_pages: Client) -> None:
+    whole, broken = finished(), failed()
+    address = reverse("admin:main_execution_run_from_failed_step", args=[whole.id])
+    assert f'formaction="{address}"' not in text_of(admin_pages, page_of(whole))
+    refusal = (
+        "“Poem” was not run again. Only what failed or was cancelled can be run again from the failed step."
+    )
+    assert messages_of(admin_pages, address) == [refusal]
+    said = act(admin_pages, LIST, "run_selected_from_failed_step", whole, broken)
+    assert said[0].startswith("An execution was started:")
+    assert said[1:] == [refusal]
+    assert not whole.runs_again.exists()
+
+
 def test_what_cannot_run_again_is_said_and_the_others_go_on(
     admin_pages: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,7 +457,7 @@ def test_what_cannot_run_again_is_said_and_the_others_go_on(
     Execution.objects.filter(id=unavailable.id).update(flow=demanding.name)
     under_way = started()
     Execution.objects.exclude(id=under_way.id).update(state="SUCCESS", finished_at=timezone.now())
-    said = act(admin_pages, "run_selected_again", gone, changed, unavailable, good, under_way)
+    said = act(admin_pages, LIST, "run_selected_again", gone, changed, unavailable, good, under_way)
     assert said[0].startswith("An execution was started:")
     assert said[1:] == [
         "“zzz” was not run again. There is no flow “zzz”.",
@@ -445,7 +471,7 @@ def test_what_cannot_run_again_is_said_and_the_others_go_on(
 def test_equal_refusals_are_said_once(admin_pages: Client) -> None:
     executions = [started(), started()]
     Execution.objects.update(flow="zzz", state="SUCCESS")
-    (said,) = act(admin_pages, "run_selected_again", *executions)
+    (said,) = act(admin_pages, LIST, "run_selected_again", *executions)
     assert said == "“zzz” was not run again. There is no flow “zzz”. (2 ×)"
 
 
@@ -453,21 +479,12 @@ def test_equal_refusals_are_said_once(admin_pages: Client) -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize(
-    ("permissions", "look", "operate"),
-    [
-        ([], 403, False),
-        (["view_execution"], 200, False),
-        (["change_execution"], 200, True),
-        (["view_execution", "change_execution"], 200, True),
-        (["view_execution", "delete_execution", "add_execution"], 200, False),
-    ],
-)
+@STAFF
 def test_staff_look_with_the_view_permission_and_act_with_the_change_permission(
     client: Client, permissions: list[str], look: int, operate: bool
 ) -> None:
     bob = User.objects.create_user("bob@example.com", is_staff=True)
-    bob.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    permit(bob, permissions)
     client.force_login(bob)
     execution = finished()
     again = reverse("admin:main_execution_run_again", args=[execution.id])
@@ -493,10 +510,7 @@ def test_others_are_sent_to_sign_in(client: Client) -> None:
     for user in (None, User.objects.create_user("charlie@example.com")):
         if user:
             client.force_login(user)
-        for address in addresses:
-            response = client.post(address)
-            assert response.status_code == 302
-            assert response.headers["Location"].startswith("/admin/login/")
+        expect_sign_in(client, addresses)
     assert Execution.objects.count() == 1
 
 

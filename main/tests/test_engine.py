@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 from django.db import OperationalError, ProgrammingError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from config.tests.waiting import wait_until
 from main import bells, channel, database, descendants, engine, leases, sweeper, tasks
@@ -744,6 +745,44 @@ def test_a_heart_tells_of_a_lost_lease_once(own: OwnHeart, caplog: pytest.LogCap
     assert len(caplog.records) == 1
 
 
+@pytest.fixture
+def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds that are rung for, instead of their bells."""
+    kinds: list[str] = []
+
+    def ring_now(kind: str) -> bool:
+        kinds.append(kind)
+        return True
+
+    monkeypatch.setattr(bells, "ring", kinds.append)
+    monkeypatch.setattr(bells, "ring_now", ring_now)
+    return kinds
+
+
+def test_a_run_that_is_stopped_rings_for_those_who_take_it(workplace: Workplace, rung: list[str]) -> None:
+    """A suspect runs in a worker of another kind than its own, and is taken by such a one again."""
+    workplace.kind = "another"
+    suspect = rows.claimed(worker_name())
+    engine.close()
+    execute(suspect)
+    assert (fresh(suspect).state, rung) == ("PENDING", ["another"])
+
+
+def test_a_worker_that_stops_rings_for_those_who_take_what_it_held(
+    workplace: Workplace, rung: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workplace.kind = "another"
+    suspects = [rows.claimed(worker_name()) for _ in range(2)]
+    ended: list[object] = []
+    monkeypatch.setattr(tasks, "GRACE", 0.0)
+    monkeypatch.setattr(descendants, "kill", lambda: None)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    tasks._hand_back_and_exit()
+    assert ended == [0]
+    assert {fresh(suspect).state for suspect in suspects} == {"PENDING"}
+    assert rung == ["another", "another"]
+
+
 def test_a_run_that_begins_while_its_worker_stops_does_no_step(workplace: Workplace) -> None:
     execution = waiting("count_flow")
     claimed = claim()
@@ -838,6 +877,19 @@ def assert_rings_are_over() -> None:
     bells.ring("nobody")
     wait_until(lambda: redis_client().llen("nobody"))
     redis_client().delete("nobody")
+
+
+def test_a_sweep_asks_for_places_only_where_something_waits(workplace: Workplace) -> None:
+    workplace.closing = True
+
+    def asked() -> bool:
+        with CaptureQueriesContext(connection) as queries:
+            sweeper.sweep()
+        return any("sum(capacity)" in query["sql"] for query in queries)
+
+    assert not asked()
+    rows.waiting(created_at=ago(10))
+    assert asked()
 
 
 def test_who_is_not_elected_keeps_no_promises_and_rings_no_bells(

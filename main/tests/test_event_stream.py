@@ -213,7 +213,7 @@ def test_a_subscription_that_breaks_loses_nothing(visitor: Visitor) -> None:
         for each in stream:
             told.append(each)
             if len(told) % 8 == 0:
-                redis_client().execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+                redis_client().client_kill_filter(_type="pubsub")
     assert words_in(told) == "".join(WORDS)
     assert ids(told[:-1]) == [f"1-{number}" for number in range(1, len(told))]
 

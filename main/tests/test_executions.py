@@ -154,11 +154,19 @@ def test_an_execution_is_a_page_or_json_as_asked(visitor: Visitor) -> None:
 
 def test_json_of_a_running_execution_is_what_watchers_see(visitor: Visitor, tmp_path: Path) -> None:
     task_id = visitor.start("gate_flow", folder=str(tmp_path))
+    wait_until(lambda: "partial_result" in visitor.details(task_id)["details"])  # Redis knows all of it
     with opened(visitor, task_id) as stream:
         shown = next(each for each in snapshots(stream) if each.details.get("partial_result"))
         assert visitor.details(task_id)["details"] == shown.details
         assert visitor.details(task_id)["progress"] == 33
         opened_gate(tmp_path)
+
+
+def test_what_failed_keeps_the_progress_that_it_had_made(visitor: Visitor, tmp_path: Path) -> None:
+    task_id = visitor.start("order_flow", folder=str(tmp_path))  # fails in the third of its steps
+    assert all_snapshots(visitor, task_id)[-1].details["progress"] == 66
+    told = visitor.details(task_id)
+    assert (told["state"], told["progress"], told["details"]["progress"]) == ("FAILURE", 66, 66)
 
 
 def test_an_answer_is_safe_html(visitor: Visitor) -> None:
@@ -297,7 +305,8 @@ def test_what_waits_is_cancelled_and_never_runs(platform: Platform, visitor: Vis
 
 def test_what_has_ended_cannot_be_cancelled(visitor: Visitor, tmp_path: Path) -> None:
     task_id = visitor.start("gate_flow", folder=opened_gate(tmp_path))
-    before = all_snapshots(visitor, task_id)[-1].snapshot
+    all_snapshots(visitor, task_id)
+    before = all_snapshots(visitor, task_id)[-1].snapshot  # as it is stored
     response = cancel(visitor, task_id)
     assert response.status_code == 409
     assert response.headers["content-type"] == "application/problem+json"

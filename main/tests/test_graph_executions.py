@@ -16,8 +16,9 @@ from main.channel import history, redis_client, stream_key
 from main.checkpointer import Checkpointer
 from main.checkpoints import Checkpoint, CheckpointBlob, CheckpointWrite
 from main.engine import DatabaseJournal, Workplace, execute
+from main.journal import Fenced
 from main.leases import heart
-from main.models import Execution, Fenced, Step
+from main.models import Execution, Step
 from main.registry import load_flows
 from main.run import Run
 from main.tests import rows

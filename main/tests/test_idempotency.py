@@ -27,15 +27,20 @@ def key() -> str:
     return f"test-{uuid.uuid4()}"
 
 
+def id_in(response: httpx.Response) -> str:
+    """Return the task id; the ticket beside it is another one every second."""
+    task_id: str = response.raise_for_status().json()["task_id"]
+    return task_id
+
+
 def test_the_same_request_gives_the_same_id(visitor: Visitor, key: str) -> None:
-    answers = [start(visitor, key).raise_for_status().json() for _ in range(3)]
-    assert answers[0] == answers[1] == answers[2]
+    assert len({id_in(start(visitor, key)) for _ in range(3)}) == 1
     assert count(key) == 1
 
 
 def test_the_order_of_fields_does_not_matter(visitor: Visitor, key: str) -> None:
     other = {"inputs": {"to": 4}, "flow": "count_flow"}
-    assert start(visitor, key).json() == start(visitor, key, other).json()
+    assert id_in(start(visitor, key)) == id_in(start(visitor, key, other))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +82,7 @@ def test_a_visitor_whose_first_answer_was_lost_is_known_again(visitor: Visitor, 
 
 def test_two_visitors_with_the_same_key_do_not_meet(platform: Platform, key: str) -> None:
     with platform.visitor() as alice, platform.visitor() as bob:
-        assert start(alice, key).json() != start(bob, key).json()
+        assert id_in(start(alice, key)) != id_in(start(bob, key))
     assert count(key) == 2
 
 
@@ -111,6 +116,6 @@ def test_run_again_with_a_key_happens_once(visitor: Visitor, key: str) -> None:
         address = f"/api/v1/executions/{task_id}/run-again"
         return visitor.post(address, json={"from": way}, headers={"Idempotency-Key": key})
 
-    assert again("start").raise_for_status().json() == again("start").raise_for_status().json()
+    assert id_in(again("start")) == id_in(again("start"))
     assert again("failed_step").status_code == 409
     assert Execution.objects.filter(origin__id=uuid.UUID(task_id)).count() == 1

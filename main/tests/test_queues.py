@@ -1,7 +1,6 @@
 """Who is next: priorities by their share, owners in turns, limits that hold, and what waits for too long."""
 
 import random
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from django.conf import LazySettings
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
+from config.tests.waiting import wait_until
 from main import queues, sweeper
 from main.models import Entry, Execution, Step
 from main.queues import Priority
@@ -240,16 +240,16 @@ def test_what_has_begun_does_not_expire(race_flow: Callable[..., Flow]) -> None:
 def test_of_a_claim_and_an_expiry_one_wins(race_flow: Callable[..., Flow]) -> None:
     registered = race_flow()
     for _ in range(10):
-        execution = Execution.start(registered, {})
+        Execution.start(registered, {})
         soon = datetime.now(UTC) + timedelta(milliseconds=random.randrange(20))  # noqa: S311
         Execution.objects.update(expires_at=soon)
-        found, ended = at_once(claim, partial(wait_for_expiry, execution))
+        found, ended = at_once(claim, partial(end_after, soon))
         assert bool(found) != bool(ended)
         Execution.objects.all().delete()
 
 
-def wait_for_expiry(execution: Execution) -> list[Execution]:
-    time.sleep(0.02)
+def end_after(moment: datetime) -> list[Execution]:
+    wait_until(lambda: datetime.now(UTC) > moment)
     return Execution.end_expired()
 
 

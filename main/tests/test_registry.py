@@ -486,6 +486,17 @@ def test_a_kind_that_no_worker_has_is_refused() -> None:
             """Wait for a worker that will never be."""
 
 
+@pytest.mark.parametrize("option", ["steps", "step_retries", "concurrency"])
+def test_a_number_below_nothing_is_refused(option: str) -> None:
+    def less_flow() -> None:
+        """Do less than nothing."""
+
+    sentence = rf"test_registry\.py:\d+: “less_flow” has {option} of -1; it may be 0 or more\."
+    with pytest.raises(FlowDefinitionError, match=sentence):
+        flow(**{option: -1})(less_flow)  # type: ignore[arg-type]
+    assert "less_flow" not in FLOW_REGISTRY
+
+
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [

@@ -17,7 +17,7 @@ from config.celery import app
 from config.tests.waiting import wait_until
 from main import pump
 from main.access import Viewer
-from main.channel import ExecutionFailed, redis_client, stream_key
+from main.channel import ExecutionFailed
 from main.models import Execution
 from main.pump import Pump, WatchExecution
 from main.tests.platform import Platform, Visitor
@@ -29,6 +29,7 @@ from main.tests.streams import (
     opened,
     snapshots,
     stored_snapshot,
+    subscribers,
 )
 
 MAX_FRAME = 128 * 1024
@@ -51,12 +52,6 @@ def open_gate(folder: Path) -> None:
 
 def ends_in_success(task_id: str) -> bool:
     return Execution.objects.get(id=task_id).state == "SUCCESS"
-
-
-def subscribers(task_id: str) -> int:
-    """How many web processes listen to the execution."""
-    [(_, count)] = redis_client().pubsub_numsub(stream_key(task_id))
-    return int(count)
 
 
 # The stream
@@ -495,12 +490,16 @@ def refuse_once(monkeypatch: pytest.MonkeyPatch, command: str, error: Exception)
     real = getattr(PubSub, command)
     refusals = [error]
 
-    async def refuse(pubsub: PubSub, *channels: str) -> Any:
-        if channels[0].startswith("execution:") and refusals:
+    async def refuse(pubsub: PubSub, *channels: str | bytes) -> Any:  # bytes where it connects anew by itself
+        if _text(channels[0]).startswith("execution:") and refusals:
             raise refusals.pop()
         return await real(pubsub, *channels)
 
     monkeypatch.setattr(PubSub, command, refuse)
+
+
+def _text(channel: str | bytes) -> str:
+    return channel.decode() if isinstance(channel, bytes) else channel
 
 
 async def leaves_at_once() -> MutableMapping[str, Any]:

@@ -13,6 +13,7 @@ from config.tests.waiting import wait_until
 from main.management.commands.doctor import worker
 from main.models import Execution, WorkerBeat
 from main.tests.platform import Platform, Visitor
+from main.tests.rows import waiting, without_sweepers
 
 
 def ended(task_id: str, seconds: float = 20) -> Execution:
@@ -103,6 +104,19 @@ def test_a_child_that_is_told_to_stop_hands_its_run_back(visitor: Visitor, tmp_p
     os.kill(held_in_child(task_id), signal.SIGTERM)
     wait_until(lambda: Execution.objects.get(id=task_id).attempt == 2, 10)
     execution = Execution.objects.get(id=task_id)
+    assert (execution.state, execution.crashes) == ("RUNNING", 0)
+    execution.cancel()
+
+
+def test_a_child_that_heard_no_bell_hands_its_run_back_as_well(platform: Platform, tmp_path: Path) -> None:
+    platform["worker-cpu"].restart()
+    with without_sweepers():  # nobody rings: a new child finds it when it looks by itself
+        execution = waiting("neighbour_flow", kind="cpu", inputs={"folder": str(tmp_path)})
+        task_id = str(execution.id)
+        wait_until((tmp_path / "begun").exists, 20)
+        os.kill(held_in_child(task_id), signal.SIGTERM)
+        wait_until(lambda: Execution.objects.get(id=task_id).attempt == 2)
+    execution.refresh_from_db()
     assert (execution.state, execution.crashes) == ("RUNNING", 0)
     execution.cancel()
 

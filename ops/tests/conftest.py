@@ -9,10 +9,7 @@ from django.test import Client
 from accounts.models import User
 from main.models import Execution
 from main.registry import load_flows
-from main.tests.platform import platform, visitor
 from main.tests.rows import claimed
-
-__all__ = ["platform", "visitor"]
 
 AWAY = {"type": "unavailable", "message": "The provider is away.", "retryable": True}
 

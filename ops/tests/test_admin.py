@@ -1,16 +1,23 @@
 """The admin of who operates: dead letters singly and in bulk, queues and how one is purged."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
 from pytest_django import DjangoAssertNumQueries
 
 from accounts.models import User
 from main.models import Execution, Step, WorkerBeat
+from main.tests.admin_pages import (
+    STAFF,
+    act,
+    expect_nothing_inline,
+    expect_sign_in,
+    messages_of,
+    permit,
+    text_of,
+)
 from main.tests.rows import claimed, step_record, waiting
 from ops import admin as ops_admin
 from ops.tests.conftest import AWAY, dead_letter
@@ -35,23 +42,6 @@ def button(execution: Execution, act: str) -> str:
     return reverse(f"admin:ops_deadletter_{act}", args=[execution.id])
 
 
-def text_of(client: Client, address: str) -> str:
-    response = client.get(address)
-    assert response.status_code == 200
-    return response.content.decode()
-
-
-def messages_of(client: Client, address: str, **data: Any) -> list[str]:
-    response = client.post(address, data, follow=True)
-    assert response.status_code == 200
-    return [str(message) for message in response.context["messages"]]
-
-
-def act(client: Client, action: str, *executions: Execution) -> list[str]:
-    selected = [str(each.id) for each in executions]
-    return messages_of(client, LETTERS, action=action, _selected_action=selected)
-
-
 def rows(client: Client, query: str = "") -> list[Execution]:
     response = client.get(f"{LETTERS}?{query}")
     assert response.status_code == 200
@@ -61,20 +51,11 @@ def rows(client: Client, query: str = "") -> list[Execution]:
 # Who may what
 
 
-@pytest.mark.parametrize(
-    ("permissions", "look", "operate"),
-    [
-        ([], 403, False),
-        (["view_execution"], 200, False),
-        (["change_execution"], 200, True),
-        (["view_execution", "change_execution"], 200, True),
-        (["view_execution", "delete_execution", "add_execution"], 200, False),
-    ],
-)
+@STAFF
 def test_staff_look_with_the_view_permission_and_act_with_the_change_permission(
     client: Client, alice: User, permissions: list[str], look: int, operate: bool
 ) -> None:
-    alice.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    permit(alice, permissions)
     client.force_login(alice)
     first, second, third = dead_letter(), dead_letter(), dead_letter()
     waiting(kind="io", priority="high")
@@ -102,16 +83,13 @@ def test_others_are_sent_to_sign_in(client: Client, bob: User) -> None:
     for user in (None, bob):
         if user:
             client.force_login(user)
-        for address in (LETTERS, page_of(letter), button(letter, "drop"), QUEUES, PURGE):
-            response = client.post(address)
-            assert response.status_code == 302
-            assert response.headers["Location"].startswith("/admin/login/")
+        expect_sign_in(client, (LETTERS, page_of(letter), button(letter, "drop"), QUEUES, PURGE))
     assert Execution.dead_letters().exists()
     assert Execution.objects.filter(state="PENDING").exists()
 
 
 def test_acting_needs_the_csrf_token(alice: User) -> None:
-    alice.user_permissions.set(Permission.objects.filter(codename="change_execution"))
+    permit(alice, ["change_execution"])
     client = Client(enforce_csrf_checks=True)
     client.force_login(alice)
     letter = dead_letter()
@@ -207,7 +185,7 @@ def test_one_is_requeued(admin_pages: Client, bob: User, action: str, steps: int
     said = (
         messages_of(admin_pages, button(execution, action))
         if from_page
-        else act(admin_pages, action, execution)
+        else act(admin_pages, LETTERS, action, execution)
     )
     started = execution.runs_again.get()
     assert said == [
@@ -223,7 +201,7 @@ def test_one_is_requeued(admin_pages: Client, bob: User, action: str, steps: int
 def test_many_are_requeued_and_what_cannot_is_said(admin_pages: Client) -> None:
     good, other, gone = dead_letter(), dead_letter(), dead_letter()
     Execution.objects.filter(id=gone.id).update(flow="gone_flow")
-    said = act(admin_pages, "requeue_from_failed_step", good, other, gone)
+    said = act(admin_pages, LETTERS, "requeue_from_failed_step", good, other, gone)
     assert said[0] == "2 executions were started."
     assert said[1].startswith("“gone_flow” was not run again. There is no flow “gone_flow”")
     assert [row.id for row in rows(admin_pages)] == [gone.id]
@@ -231,7 +209,7 @@ def test_many_are_requeued_and_what_cannot_is_said(admin_pages: Client) -> None:
 
 def test_many_are_dropped(admin_pages: Client) -> None:
     first, second = dead_letter(), dead_letter()
-    assert act(admin_pages, "drop", first, second) == ["2 dead letters were dropped."]
+    assert act(admin_pages, LETTERS, "drop", first, second) == ["2 dead letters were dropped."]
     assert "It was dropped." in text_of(admin_pages, page_of(first))
     history = reverse("admin:main_execution_history", args=[first.id])
     assert "Dropped from the dead letters." in text_of(admin_pages, history)
@@ -306,11 +284,7 @@ def test_the_queues_cost_the_same_however_much_waits(
 def test_pages_have_no_inline_script_or_style(admin_pages: Client) -> None:
     waiting(kind="io", priority="high")
     for address in (LETTERS, page_of(dead_letter()), QUEUES, PURGE):
-        page = text_of(admin_pages, address)
-        assert "<style" not in page
-        assert " style=" not in page
-        assert " onclick=" not in page
-        assert "<script>" not in page
+        expect_nothing_inline(text_of(admin_pages, address))
 
 
 @pytest.mark.parametrize(

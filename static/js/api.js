@@ -77,6 +77,19 @@ function randomKey() {
 
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
+// The newest ticket of each execution: with it a stream costs the server little.
+const tickets = new Map();
+
+function keepTicket(id, ticket) {
+  if (ticket) tickets.set(id, ticket);
+}
+
+/** Where an execution's stream is. */
+export function streamAddress(id) {
+  const ticket = tickets.get(id);
+  return `/task-status/${id}/${ticket ? `?ticket=${encodeURIComponent(ticket)}` : ""}`;
+}
+
 // The request that was given up without an answer: it may have been done. The same once more is the same one.
 let unanswered = null;
 
@@ -95,7 +108,9 @@ async function startOnce(path, fields, waiting, givenUp) {
   for (let tries = 0; ; tries += 1) {
     try {
       const signal = AbortSignal.timeout?.(ANSWER_WITHIN);
-      return (await post(path, body, { "Idempotency-Key": key }, { signal })).task_id;
+      const { task_id, ticket } = await post(path, body, { "Idempotency-Key": key }, { signal });
+      keepTicket(task_id, ticket);
+      return task_id;
     } catch (problem) {
       if (!problem.passes) throw problem;
       // Not all at once, where a deploy has many people waiting.
@@ -135,7 +150,11 @@ export const runAgain = (id, from) =>
 export const list = async () => (await getJSON("/executions/")).executions;
 
 /** One execution with its details. */
-export const read = (id) => getJSON(`/executions/${id}/`);
+export async function read(id) {
+  const { ticket, ...execution } = await getJSON(`/executions/${id}/`);
+  keepTicket(id, ticket);
+  return execution;
+}
 
 /** The final result as HTML that the server made safe. */
 export const answer = (id) => request(`/executions/${id}/answer/`, asText, { cache: "no-store" });

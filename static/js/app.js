@@ -7,8 +7,9 @@ import { Fields } from "./form.js";
 import { Overview } from "./overview.js";
 import { PHASES, Panel, placeholder } from "./panel.js";
 import { Past } from "./past.js";
+import { readOnce } from "./read_once.js";
 import { translated } from "./sentences.js";
-import { Watch, readOnce } from "./watch.js";
+import { Watch } from "./watch.js";
 import { fill, gettext } from "./words.js";
 
 const data = JSON.parse(document.getElementById("page-data").textContent);
@@ -22,8 +23,9 @@ const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 const executions = new Executions();
 executions.merge(data.executions);
 const seenRunning = new Set(executions.unfinished().map((record) => record.id));
-const watch = new Watch(executions);
-const past = new Past(document.getElementById("past"), executions);
+const pastBox = document.getElementById("past");
+const watch = new Watch(executions, pastBox.hasAttribute("data-user"));
+const past = new Past(pastBox, executions);
 const overview = new Overview();
 
 let current = null; // the id of the execution on the stage, null for the overview
@@ -217,7 +219,8 @@ function present({ id, flow, inputs, origin = null }) {
   complain("");
   const row = { id, flow, inputs, origin, title: flows.get(flow)?.title ?? flow, state: "PENDING", progress: 0 };
   const times = { created_at: new Date().toISOString(), started_at: null, finished_at: null, duration: null };
-  executions.merge([{ ...row, ...times, status: gettext("Waiting to begin") }]);
+  // The stream of all may have told of it before the start was answered.
+  if (!executions.get(id)) executions.merge([{ ...row, ...times, status: gettext("Waiting to begin") }]);
   say(fill(gettext("%(title)s started"), { title: row.title }));
   watch.tell();
   go(`/executions/${id}/`);

@@ -1,187 +1,152 @@
 /*
- * Keeps the records of running executions fresh. A browser opens six connections to a host, over all its
- * tabs, and one stream takes one: so at most four streams are open, for the execution that is looked at and
- * the newest others; the rest is asked for every three seconds.
+ * Keeps the records of executions fresh. What happens to all of them is told by one stream; the one that is looked
+ * at, or the newest on the overview, have a stream each, with the text that grows. While the first is not open, the
+ * list is asked for every three seconds.
  */
 
 import * as api from "./api.js";
+import { ExecutionStream, STREAMS, takeSlot } from "./execution_stream.js";
 import { isFinal } from "./executions.js";
+import { OwnStream } from "./own_stream.js";
+import { readOnce } from "./read_once.js";
 
-const STREAMS = 4;
-const PAUSES = [500, 1000, 2000, 4000, 8000, 15_000];
 const LIST_EVERY = 3000;
 const CURRENT_EVERY = 1000;
 // A stream that the network swallowed in silence is found out by asking now and then all the same.
 const CHECK_EVERY = 30_000;
-// A tab nobody looks at gives its streams back after a while, and keeps its title right by asking.
+// A tab nobody looks at gives its streams back after a while, and keeps its title right by listening to other tabs,
+// or by asking.
 const HIDDEN_AFTER = 10_000;
 const ASLEEP_EVERY = 15_000;
+// Executions that were started elsewhere are read one by one up to so many at once; of more, those that the list has.
+const FEW = 3;
+const GATHER = 150;
+// How long the stream of an execution that has ended may take to say so.
+const END_WITHIN = 1000;
 
-/**
- * Takes one of the slots that all tabs share, until the returned function is called; null where none is free.
- * Web Locks exist on https and localhost only; elsewhere each tab counts for itself.
- */
-async function takeSlot() {
-  if (!navigator.locks) return () => {};
-  for (let number = 1; number <= STREAMS; number += 1) {
-    const release = await new Promise((resolve) => {
-      navigator.locks
-        .request(`stream-${number}`, { ifAvailable: true }, (lock) =>
-          lock ? new Promise((free) => resolve(free)) : resolve(null),
-        )
-        .catch(() => resolve(null));
-    });
-    if (release) return release;
-  }
-  return null;
-}
-
-/** One execution's stream, opened again after every loss until the final snapshot has come. */
-class Stream {
-  #source = null;
-  #timer = 0;
-  #losses = 0;
-  #closed = false;
-  #heard = Date.now();
-
-  constructor(id, executions, release) {
-    this.id = id;
-    this.executions = executions;
-    this.release = release;
-    this.#open();
-  }
-
-  #open() {
-    clearTimeout(this.#timer);
-    this.#source?.close();
-    this.#source = new EventSource(`/task-status/${this.id}/`);
-    this.#source.onmessage = (event) => {
-      this.#losses = 0;
-      this.#heard = Date.now();
-      const snapshot = JSON.parse(event.data);
-      this.executions.connection(this.id, "live");
-      this.executions.snapshot(this.id, snapshot);
-    };
-    this.#source.onerror = () => {
-      if (this.#closed) return;
-      // While CONNECTING the browser tries by itself; CLOSED is its last word, and ours begins.
-      if (this.#source.readyState === EventSource.CLOSED) this.#again();
-      else this.#lost();
-    };
-  }
-
-  #lost() {
-    this.#losses += 1;
-    // A stream that only ended and opens again at once is no loss worth a word.
-    setTimeout(() => {
-      if (!this.#closed && this.#losses > 0) this.executions.connection(this.id, "lost");
-    }, 700);
-  }
-
-  async #again() {
-    const pause = PAUSES[Math.min(this.#losses, PAUSES.length - 1)];
-    this.#lost();
-    this.#timer = setTimeout(async () => {
-      // EventSource hides the status; asking once tells whether there is anything left to wait for.
-      await readOnce(this.id, this.executions);
-      if (!this.#closed) this.#open();
-    }, pause * (0.75 + Math.random() / 2));
-  }
-
-  /** Opens again now, unless it is open. */
-  hurry() {
-    if (this.#source.readyState !== EventSource.OPEN) this.#open();
-  }
-
-  /** Opens again where the server's row shows that this stream missed something. */
-  compare(row, record) {
-    const differs = row.status !== record.status || row.progress !== record.progress;
-    if (differs && Date.now() - this.#heard > 10_000) this.#open();
-  }
-
-  close() {
-    this.#closed = true;
-    clearTimeout(this.#timer);
-    this.#source.close();
-    this.release();
-    if (this.executions.get(this.id).connection !== "gone") this.executions.connection(this.id, "none");
-  }
-}
-
-/** Reads an execution with its details; returns the problem, if any. One that is not there is marked "gone". */
-export async function readOnce(id, executions) {
-  try {
-    const { details, ...row } = await api.read(id);
-    if (!executions.get(id)) executions.merge([row]);
-    if (details) executions.snapshot(id, { state: row.state, details });
-    executions.merge([row]);
-    return null;
-  } catch (problem) {
-    if (problem.status === 404) executions.connection(id, "gone");
-    return problem;
-  }
-}
+const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 export class Watch {
   #streams = new Map();
+  #sought = new Map(); // what was told last of executions that are not known yet
+  #leftOut = new Set(); // those that are older than all in the list
+  #seeking = false;
   #current = null;
-  #listed = 0;
+  #listed = Date.now();
   #hiddenTimer = 0;
   #asleep = false;
   #arranging = false;
   #again = false;
   #asking = false;
 
-  constructor(executions) {
+  /** @param isUser whether somebody is signed in, who may watch before having started anything */
+  constructor(executions, isUser) {
     this.executions = executions;
+    this.isUser = isUser;
+    // Who signed out, or never started anything, has nothing to watch.
+    this.own = new OwnStream(async () => (await this.refresh())?.length !== 0);
+    this.own.addEventListener("open", () => this.refresh());
+    this.own.addEventListener("told", ({ detail }) => this.#told(detail));
     this.others = "BroadcastChannel" in globalThis ? new BroadcastChannel("executions") : null;
-    this.others?.addEventListener("message", () => this.refresh());
-    executions.addEventListener("order", () => this.arrange());
+    this.others?.addEventListener("message", () => this.own.isOpen || this.refresh());
+    executions.addEventListener("order", () => this.#listen());
     executions.addEventListener("change", ({ detail: { record, before } }) => this.#changed(record, before));
     addEventListener("online", () => this.#wake());
     addEventListener("pageshow", (event) => event.persisted && this.#wake());
     addEventListener("pagehide", () => this.#sleep());
     document.addEventListener("visibilitychange", () => this.#visibility());
     setInterval(() => this.#tick(), CURRENT_EVERY);
-    this.arrange();
+    this.#listen();
   }
 
-  /** The execution that is looked at gets a stream before all others. */
+  /** The execution that is looked at gets the streams, without one those on the overview. */
   look(id) {
     this.#current = id;
     this.arrange();
   }
 
-  /** Tells the other tabs that there is something new. */
+  /** Tells the other tabs that there is something new: to a visitor's first execution no stream is open. */
   tell() {
     this.others?.postMessage("new");
   }
 
+  /** Reads the list, and by itself what that cannot tell; returns the rows, null where they could not be read. */
   async refresh() {
     this.#listed = Date.now();
-    const rows = await api.list().catch(() => []); // the next tick asks again
-    this.executions.merge(rows);
-    for (const row of rows) {
-      const record = this.executions.get(row.id);
-      if (isFinal(record)) continue;
-      if (isFinal(row)) await readOnce(row.id, this.executions);
+    const asked = Date.now();
+    const rows = await api.list().catch(() => null); // the next tick asks again
+    if (!rows) return null;
+    const missed = rows.some((row) => isMissing(row, this.executions.get(row.id)));
+    this.executions.merge(rows.filter(({ id }) => !(this.executions.get(id)?.told_at >= asked)));
+    if (missed) this.own.doubt();
+    const listed = new Map(rows.map((row) => [row.id, row]));
+    for (const record of this.executions.unfinished()) {
+      const row = listed.get(record.id);
+      if (!row || isFinal(row)) await readOnce(record.id, this.executions);
       else this.#streams.get(row.id)?.compare(row, record);
     }
+    return rows;
   }
+
+  /* What is told of all */
+
+  /** Opens the stream of all. A visitor who has started nothing would be refused. */
+  #listen() {
+    if (!this.#asleep && (this.isUser || this.executions.all().length)) this.own.open();
+    this.arrange();
+  }
+
+  #told(told) {
+    const { execution_id: id, state, status, progress } = told;
+    const record = this.executions.get(id);
+    if (!record) this.#seek(id, told);
+    else if (isFinal(record)) return;
+    else if (isFinal(told)) this.#ended(id);
+    else this.executions.merge([{ id, state, status, progress, told_at: Date.now() }]);
+  }
+
+  /** An end counts only with its details: its stream brings them, or else they are read. */
+  async #ended(id) {
+    if (this.#streams.has(id)) await sleep(END_WITHIN);
+    if (!isFinal(this.executions.get(id))) await readOnce(id, this.executions);
+  }
+
+  /** Makes an execution known that was started elsewhere. One that this page starts is known in a moment. */
+  #seek(id, told) {
+    if (this.#leftOut.has(id)) return;
+    this.#sought.set(id, told);
+    if (!this.#seeking) this.#find();
+  }
+
+  async #find() {
+    this.#seeking = true;
+    await sleep(GATHER);
+    const unknown = (id) => !this.executions.get(id);
+    const ids = [...this.#sought.keys()].filter(unknown);
+    if (ids.length <= FEW) await Promise.all(ids.map((id) => readOnce(id, this.executions)));
+    else if (await this.refresh()) ids.filter(unknown).forEach((id) => this.#leftOut.add(id));
+    const told = this.#sought;
+    this.#sought = new Map();
+    this.#seeking = false;
+    // What was told meanwhile: an end may have come too late for what was read.
+    for (const [id, each] of told) if (unknown(id) ? !ids.includes(id) : isFinal(each)) this.#told(each);
+  }
+
+  /* Streams of executions */
 
   #changed(record, before) {
     const ended = isFinal(record) && !isFinal(before);
     const vanished = record.connection === "gone" && before.connection !== "gone";
+    // The server knows exactly when it began and ended, which a stream does not say.
+    if (ended && this.#streams.has(record.id)) readOnce(record.id, this.executions);
     if (ended || vanished) this.arrange();
-    // The server knows exactly when it began and ended.
-    if (ended) readOnce(record.id, this.executions);
   }
 
+  /** What grows before somebody's eyes: the execution that is looked at, or the newest on the overview. */
   #wanted() {
     if (this.#asleep) return [];
-    const running = this.executions.unfinished();
-    running.sort((a, b) => (b.id === this.#current) - (a.id === this.#current));
-    return running.slice(0, STREAMS).map((record) => record.id);
+    const ids = this.executions.unfinished().map((record) => record.id);
+    return this.#current ? ids.filter((id) => id === this.#current) : ids.slice(0, STREAMS);
   }
 
   /** Closes the streams that are not wanted any more and opens those that are. */
@@ -207,11 +172,13 @@ export class Watch {
           release();
           continue;
         }
-        this.#streams.set(id, new Stream(id, this.executions, release));
+        this.#streams.set(id, new ExecutionStream(id, this.executions, release));
       }
     } while (this.#again);
     this.#arranging = false;
   }
+
+  /* Asking */
 
   async #tick() {
     const running = this.executions.unfinished();
@@ -227,11 +194,15 @@ export class Watch {
       const problem = await readOnce(current.id, this.executions);
       this.executions.connection(current.id, !problem ? "none" : problem.status === 404 ? "gone" : "lost");
     }
-    const streamed = running.every((record) => this.#streams.has(record.id));
-    const pause = this.#asleep ? ASLEEP_EVERY : streamed ? CHECK_EVERY : LIST_EVERY;
-    if (Date.now() - this.#listed < pause) return;
-    await this.refresh();
-    this.arrange();
+    if (Date.now() - this.#listed >= this.#pause(running)) await this.refresh();
+    this.arrange(); // another tab may have left a slot
+  }
+
+  /** Milliseconds between two looks at the list. */
+  #pause(running) {
+    if (this.own.isOpen) return CHECK_EVERY;
+    if (this.#asleep) return ASLEEP_EVERY;
+    return running.every((record) => this.#streams.has(record.id)) ? CHECK_EVERY : LIST_EVERY;
   }
 
   #visibility() {
@@ -242,13 +213,20 @@ export class Watch {
 
   #sleep() {
     this.#asleep = true;
+    this.own.close();
     this.arrange();
   }
 
   #wake() {
     this.#asleep = false;
+    this.own.hurry();
     for (const stream of this.#streams.values()) stream.hurry();
     this.refresh();
-    this.arrange();
+    this.#listen();
   }
+}
+
+/** Whether a row of the list says what should have been told before. */
+function isMissing(row, record) {
+  return !record || (isFinal(row) && !isFinal(record)) || (row.progress ?? 0) > (record.progress ?? 0);
 }

@@ -20,7 +20,8 @@ from django.db.models.functions import Now
 
 from config import embedded
 from main.database import DATABASE_AWAY
-from main.models import SILENCE, Execution, WorkerBeat
+from main.models import Execution, WorkerBeat
+from main.workers import SILENCE
 
 # Seconds that are too many for work to wait for a worker.
 WAITING = 30
