@@ -37,14 +37,14 @@ class Numbers:
         if message.event == "token":
             self.seen_at = time.perf_counter()
             for number in numbers_in(message.text):
-                self._take(number)
+                self.take(number)
         elif message.event == "snapshot":
             self.snapshots += 1
             self._replace(message)
         elif message.event == "result" and not self.done.done():
             self.done.set_result(None)
 
-    def _take(self, number: int) -> None:
+    def take(self, number: int) -> None:
         self.twice += number < self.next
         self.lost += max(number - self.next, 0)
         self.next = max(self.next, number + 1)

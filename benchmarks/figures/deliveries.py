@@ -82,11 +82,11 @@ async def deliver(crowded: Crowded, writer: Writer, id_: str, seconds: float, co
     watchers = [CountingWatcher(crowded.door.request(), tally) for _ in range(count)]
     async with Crowd(crowded.port, watchers):
         await settled(lambda: tally.tokens)
-        await writer.write(Job([id_]))  # from here on everybody has everything at once
+        await writer.do(Job([id_]))  # from here on everybody has everything at once
         before = await settled(lambda: tally.tokens)
         server, own, began = processor_time(crowded.process), time.process_time(), time.perf_counter()
         while time.perf_counter() < began + seconds:
-            await writer.write(Job([id_], number))
+            await writer.do(Job([id_], number))
             number += 1
             await tally.reach(before + count * (number - 2))
         elapsed = time.perf_counter() - began

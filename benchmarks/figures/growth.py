@@ -64,10 +64,10 @@ async def cost_of_event(product: Product, writer: Writer, executions: list[Watch
     tally, ids = Tally(), [execution.id for execution in executions]
     watchers = [CountingWatcher(execution.door.request(), tally) for execution in executions]
     async with Crowd(product.port, watchers):
-        await writer.write(Job(ids))
+        await writer.do(Job(ids))
         before = await settled(lambda: tally.tokens)
         spent = processor_time(product.web)
-        await writer.write(Job(ids, 2, turns, len(ids) / RATE, min(len(ids), 50)))
+        await writer.do(Job(ids, 2, turns, len(ids) / RATE, min(len(ids), 50)))
         delivered = await settled(lambda: tally.tokens) - before
         return 1e6 * (processor_time(product.web) - spent) / delivered
 
@@ -77,7 +77,7 @@ async def by_history(product: Product, writer: Writer) -> Panel:
     with executions_of(product, sign_in(product.local_dir, 1), len(HISTORIES)) as executions:
         doors = await ticketed(product, executions)
         for count, execution, door in zip(HISTORIES, executions, doors, strict=True):
-            await writer.write(Job([execution.id], count=count))
+            await writer.do(Job([execution.id], count=count))
             spent = await cost_of(product, [door] * RETURNS, f"1-{count - MISSED}")
             points.append((count, 1000 * spent))
     return Panel("One who comes back", "µs of the web process", "events before", points)

@@ -50,9 +50,7 @@ async def measure_latency(bench: Bench) -> list[Row]:
             Crowd(product.port, [ReadingWatcher(execution.door.request(), watched.hear)]),
             Crowd(bare_server.port, [ReadingWatcher(Door("/", Person()).request(), bare.hear)]),
         ):
-            await writer.write(
-                Job([execution.id, bare_server.channel], count=events, period=PERIOD, slices=2)
-            )
+            await writer.do(Job([execution.id, bare_server.channel], count=events, period=PERIOD, slices=2))
             await settled(lambda: len(watched.by_number) + len(bare.by_number))
     return [row(percent, watched, bare) for percent in (50, 95)]
 

@@ -74,7 +74,7 @@ async def brew(product: Product, executions: list[Watchable], doors: list[Door],
 
 async def all_have(watchers: list[Returning], writer: Writer, ids: list[str], first: int, count: int) -> None:
     """Write so many events to each execution, and wait until everybody has them."""
-    await writer.write(Job(ids, first=first, count=count, period=0.5, slices=10))
+    await writer.do(Job(ids, first=first, count=count, period=0.5, slices=10))
     while any(each.seen.next < first + count for each in watchers):
         if refused := [each.refused for each in watchers if each.refused]:
             raise AssertionError(f"{len(refused)} watchers were refused: {set(refused)}")
