@@ -98,11 +98,16 @@ class Connection:
                 yield _frame(frame)
 
     async def pieces(self, task_id: str, person: Person) -> AsyncIterator[bytes]:
-        """Give the stream as it comes, chunk by chunk."""
-        self._ask("GET", f"/task-status/{task_id}/", person, "Accept: text/event-stream\r\n")
+        """Give the stream of snapshots as it comes, chunk by chunk."""
+        async for piece in self.stream(f"/task-status/{task_id}/", person):
+            yield piece
+
+    async def stream(self, path: str, person: Person) -> AsyncIterator[bytes]:
+        """Give a stream as it comes, chunk by chunk."""
+        self._ask("GET", path, person, "Accept: text/event-stream\r\n")
         head = await self._head()
         if head.status != 200:
-            raise UnexpectedAnswerError(f"The stream of {task_id} gave {head.status}.")
+            raise UnexpectedAnswerError(f"The stream {path} gave {head.status}.")
         if "content-length" in head.headers:  # it had ended before we came
             yield await self._body(head)
             return

@@ -1,8 +1,8 @@
 """A thousand executions that write 20 tokens a second each, and a watcher for each: whether all come, and how soon.
 
-Two cores cannot run a thousand flows, so one process writes their events as workers would, in pipelines of twenty every
-millisecond. Where it cannot keep that rate on these cores, it writes fewer; how many it truly wrote is a row of its own.
-The delay is from just before a pipeline is made.
+Two cores cannot run a thousand flows, so one process writes their events as workers would, in pipelines of twenty
+every millisecond. Where it cannot keep that rate on these cores, it writes fewer; how many it truly wrote is a row of
+its own. The delay is from just before a pipeline is made.
 """
 
 import asyncio
