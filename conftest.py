@@ -54,8 +54,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the browser to the end: its event loop stays in this thread, and other tests need one of their own."""
-    items.sort(key=lambda item: "browser" in getattr(item, "fixturenames", ()))
+    """Put files that use the platform after the others: its workers take what they find, and say that they are there.
+
+    The browser comes last: its event loop stays in this thread, and other tests need one of their own.
+    """
+    with_platform = {item.path for item in items if uses(item, "platform")}
+    items.sort(key=lambda item: (uses(item, "browser"), item.path in with_platform))
+
+
+def uses(item: pytest.Item, fixture: str) -> bool:
+    return fixture in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session", autouse=True)

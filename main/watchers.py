@@ -5,6 +5,7 @@ filled it) is all that it costs, and nobody waits for it. As soon as it reads on
 """
 
 import asyncio
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
@@ -16,6 +17,8 @@ from main.access import Viewer
 
 Send = Callable[[MutableMapping[str, Any]], Coroutine[Any, Any, None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+logger = logging.getLogger(__name__)
 
 _DONE = object()
 
@@ -65,7 +68,12 @@ class Watcher(ABC):
     def deliver(self, piece: Piece) -> None:
         """Send what has just happened to a watcher that is live."""
         sending = self._sending(piece)
-        waiting_for = _begun(sending)
+        try:
+            waiting_for = _begun(sending)
+        except Exception:
+            logger.exception("a stream broke")  # which is nothing to the others
+            self.leave()
+            return
         if waiting_for is not _DONE:
             self.is_live = False
             self._behind = asyncio.ensure_future(self._go_on(sending, waiting_for))

@@ -10,44 +10,24 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from django.db import connection
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from main.models import Execution
 from main.tests.browser import NewContext
+from main.tests.page import (
+    ANSWER,
+    EXECUTION,
+    GROWING,
+    RUNNING_ON,
+    STATE,
+    TITLE,
+    choose,
+    expect_done,
+    field,
+    start,
+    start_slow_words,
+)
 from main.tests.platform import Platform
-
-TITLE = "#execution-title"
-STATE = ".execution .title-line .state"
-ANSWER = ".answer .prose"
-GROWING = ".answer .growing"
-RUNNING_ON = 15_000  # milliseconds that an execution of these tests may take on a busy machine
-EXECUTION = re.compile(r"/executions/[0-9a-f-]{36}/$")
-
-
-def choose(page: Page, title: str) -> None:
-    page.locator(".flow", has=page.get_by_text(title, exact=True)).get_by_role("radio").check()
-
-
-def field(page: Page, label: str) -> Locator:
-    return page.locator("#fields").get_by_label(label)
-
-
-def start(page: Page, title: str, **fields: str) -> None:
-    """Choose a flow, fill its fields, press Start."""
-    choose(page, title)
-    for name, value in fields.items():
-        page.locator(f"#input-{name}").fill(value)
-    page.get_by_role("button", name="Start").click()
-
-
-def start_slow_words(page: Page, words: int = 30) -> None:
-    start(page, "Slow words", words=str(words))
-
-
-def expect_done(page: Page) -> None:
-    expect(page.locator(STATE)).to_have_text("Done", timeout=RUNNING_ON)
-    expect(page.locator(ANSWER)).to_be_visible()
-
 
 # Watching
 
@@ -188,13 +168,14 @@ def test_what_could_not_be_reached_is_forgotten_once_it_answers(platform: Platfo
 
 
 def tell(page: Page, *details: dict[str, Any]) -> None:
-    """Have every stream tell these snapshots of an execution that runs, and nothing else be heard of it."""
+    """Have its stream tell these snapshots of an execution that runs, and nothing else be heard of it."""
     running = {"status": "Running", "progress": 10, "step_results": [], "steps": []}
     told = [{"state": "PROGRESS", "details": {**running, **each}} for each in details]
     lines = "".join(f"data: {json.dumps(each)}\n\n" for each in told)
     answer = {"headers": {"Content-Type": "text/event-stream"}, "body": lines}
     page.route("**/task-status/**", lambda route: route.fulfill(**answer))
-    page.route("**/executions/*/", lambda route: route.abort())
+    for silent in ("**/executions/*/", "**/api/v1/stream*"):
+        page.route(silent, lambda route: route.abort())
 
 
 def test_a_step_that_was_begun_again_says_so(platform: Platform, page: Page) -> None:

@@ -23,6 +23,7 @@ const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 const executions = new Executions();
 executions.merge(data.executions);
 const seenRunning = new Set(executions.unfinished().map((record) => record.id));
+const newestAtFirst = Date.parse(executions.all()[0]?.created_at ?? 0);
 const pastBox = document.getElementById("past");
 const watch = new Watch(executions, pastBox.hasAttribute("data-user"));
 const past = new Past(pastBox, executions);
@@ -135,7 +136,9 @@ executions.addEventListener("change", ({ detail: { record, before } }) => {
   else drawing ||= requestAnimationFrame(draw);
 });
 executions.addEventListener("order", () => {
-  for (const record of executions.unfinished()) seenRunning.add(record.id);
+  // What was started elsewhere may have ended before it is known here.
+  const ranSince = executions.all().filter((record) => Date.parse(record.created_at) > newestAtFirst);
+  for (const record of [...executions.unfinished(), ...ranSince]) seenRunning.add(record.id);
   if (!current) drawOverview();
 });
 setInterval(() => panel?.tick(), 1000);

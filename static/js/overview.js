@@ -1,6 +1,7 @@
 /* What the home page shows: a card for each execution that runs, or ran while the page was open. */
 
 import { h, setText } from "./dom.js";
+import { STREAMS } from "./execution_stream.js";
 import { isFinal } from "./executions.js";
 import { Progress, StateMark } from "./panel.js";
 import { translated } from "./sentences.js";
@@ -47,14 +48,15 @@ export class Card {
     this.update();
   }
 
-  update() {
+  /** @param grows whether it has a stream, so that its text is what there is now */
+  update(grows = false) {
     const final = isFinal(this.record);
     this.state.update(this.record);
     setText(this.status, translated(this.record.status) ?? "");
     this.status.hidden = final;
     this.progress.element.hidden = final;
     this.progress.update(this.record);
-    const text = excerpt(this.record);
+    const text = final || grows ? excerpt(this.record) : "";
     setText(this.text, text);
     this.text.hidden = !text;
     this.text.classList.toggle("growing-end", !final);
@@ -97,7 +99,8 @@ export class Overview {
       const { element } = this.#cards.get(record.id);
       if (this.list.children[index] !== element) this.list.insertBefore(element, this.list.children[index] ?? null);
     });
-    for (const card of this.#cards.values()) card.update();
+    const growing = records.filter((record) => !isFinal(record)).slice(0, STREAMS);
+    for (const card of this.#cards.values()) card.update(growing.includes(card.record));
     this.running.hidden = !records.length;
     this.welcome.hidden = records.length > 0;
     setText(this.heading, headline(records));
