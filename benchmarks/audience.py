@@ -1,7 +1,7 @@
 """Executions that wait for the benchmark: they look as if a worker had them, and none takes or ends them."""
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import orjson
 from benchmarks.client import Connection, Person
 from benchmarks.product import Owner, Product, database
 from benchmarks.streams import Door
+from benchmarks.writer import Job, running_writer
 
 # A kind that no worker asks for.
 KIND = "bench"
@@ -33,6 +34,12 @@ class Watchable(NamedTuple):
     def door(self) -> Door:
         """Where everything is told of it, to somebody whom Django has to check."""
         return Door(f"/api/v1/executions/{self.id}/events", self.person)
+
+
+async def begin(product: Product, executions: Sequence[Watchable]) -> None:
+    """Write the first event of each, as a worker does that has just taken it."""
+    async with running_writer(product.local_dir) as writer:
+        await writer.do(Job([execution.id for execution in executions]))
 
 
 async def ticketed(product: Product, executions: Iterable[Watchable]) -> list[Door]:

@@ -6,7 +6,7 @@ a ticket. Each opens a stream of an execution of their own, ten at the same time
 
 import asyncio
 
-from benchmarks.audience import executions_of, ticketed
+from benchmarks.audience import begin, executions_of, ticketed
 from benchmarks.bench import Bench
 from benchmarks.product import Product, processor_time, sign_in
 from benchmarks.results import Row, at_most
@@ -21,6 +21,7 @@ REST = 0.3
 async def measure_connects(bench: Bench) -> list[Row]:
     product, people = bench.product, bench.choose(1000, 200)
     with executions_of(product, sign_in(product.local_dir, people), 1) as executions:
+        await begin(product, executions)
         first = [execution.door for execution in executions]
         await cost_of(product, first[:WARM_UP])
         new = await cost_of(product, first)

@@ -1,9 +1,9 @@
 """What ten thousand open streams hold: memory, threads and connections to the database of the web process; and what
 a thousand cost while nothing happens.
 
-The streams are asked for by 200 people who are signed in, each with five executions that say nothing. Memory is what
-the web process has more, as PSS, than after a first 500 streams came and went: its threads and its connections to the
-database are there by then.
+The streams are asked for by 200 people who are signed in, with tickets for five executions of each, which have begun
+and say nothing more. Memory is what the web process has more, as PSS, than after a first 500 streams came and went: its
+threads and its connections to the database are there by then.
 """
 
 import asyncio
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import psutil
 
-from benchmarks.audience import Watchable, executions_of
+from benchmarks.audience import begin, executions_of, ticketed
 from benchmarks.bench import Bench
 from benchmarks.figures.memory import pss
 from benchmarks.product import Product, database, processor_time, sign_in
 from benchmarks.results import Row, at_most
-from benchmarks.streams import CountingWatcher, Crowd, Tally
+from benchmarks.streams import CountingWatcher, Crowd, Door, Tally
 
 PEOPLE, EXECUTIONS = 200, 5
 STREAMS, WARM_UP, SILENT = 10_000, 500, 1000
@@ -31,16 +31,18 @@ async def measure_open_streams(bench: Bench) -> list[Row]:
     web = product.web
     owners = sign_in(product.local_dir, PEOPLE)
     with executions_of(product, owners, EXECUTIONS) as executions:
-        async with Crowd(product.port, watchers(executions, WARM_UP)):
+        await begin(product, executions)
+        doors = await ticketed(product, executions)
+        async with Crowd(product.port, watchers(doors, WARM_UP)):
             pass
         await asyncio.sleep(REST)
         before = pss(web.pid)
-        async with Crowd(product.port, watchers(executions, streams)) as crowd:
+        async with Crowd(product.port, watchers(doors, streams)) as crowd:
             await asyncio.sleep(REST)
             each = 1024 * (pss(web.pid) - before) / streams
             threads, held = web.num_threads(), await connections_held(product)
             assert crowd.ended == 0, f"{crowd.ended} streams ended."
-        async with Crowd(product.port, watchers(executions, SILENT)):
+        async with Crowd(product.port, watchers(doors, SILENT)):
             await asyncio.sleep(REST)
             idle = await share_of_a_core(web, bench.choose(16, 8))
     return [
@@ -51,12 +53,10 @@ async def measure_open_streams(bench: Bench) -> list[Row]:
     ]
 
 
-def watchers(executions: Sequence[Watchable], count: int) -> list[CountingWatcher]:
-    """Return so many, spread over the executions."""
+def watchers(doors: Sequence[Door], count: int) -> list[CountingWatcher]:
+    """Return so many, spread over the doors."""
     tally = Tally()
-    return [
-        CountingWatcher(executions[number % len(executions)].door.request(), tally) for number in range(count)
-    ]
+    return [CountingWatcher(doors[number % len(doors)].request(), tally) for number in range(count)]
 
 
 async def connections_held(product: Product) -> int:
