@@ -74,14 +74,18 @@ class Connection:
 
     async def start(self, flow: str, person: Person) -> str:
         """Start a flow without inputs; return the task's id."""
-        answer = await self.post_start(flow, person)
+        return task_id_of(await self.started(flow, person))
+
+    async def started(self, flow: str, person: Person, **inputs: Any) -> Answer:
+        """Start a flow; return the answer, which is none but success."""
+        answer = await self.post_start(flow, person, **inputs)
         if answer.status != 200:
             raise UnexpectedAnswerError(f"Starting {flow} gave {answer.status}: {answer.body[:500]!r}")
         person.take_cookies(answer)
-        return task_id_of(answer)
+        return answer
 
-    async def post_start(self, flow: str, person: Person) -> Answer:
-        body = orjson.dumps({"flow": flow, "inputs": {}})
+    async def post_start(self, flow: str, person: Person, **inputs: Any) -> Answer:
+        body = orjson.dumps({"flow": flow, "inputs": inputs})
         self._ask("POST", START, person, "Content-Type: application/json\r\n", body)
         return await self._answer()
 
@@ -94,11 +98,16 @@ class Connection:
                 yield _frame(frame)
 
     async def pieces(self, task_id: str, person: Person) -> AsyncIterator[bytes]:
-        """Give the stream as it comes, chunk by chunk."""
-        self._ask("GET", f"/task-status/{task_id}/", person, "Accept: text/event-stream\r\n")
+        """Give the stream of snapshots as it comes, chunk by chunk."""
+        async for piece in self.stream(f"/task-status/{task_id}/", person):
+            yield piece
+
+    async def stream(self, path: str, person: Person) -> AsyncIterator[bytes]:
+        """Give a stream as it comes, chunk by chunk."""
+        self._ask("GET", path, person, "Accept: text/event-stream\r\n")
         head = await self._head()
         if head.status != 200:
-            raise UnexpectedAnswerError(f"The stream of {task_id} gave {head.status}.")
+            raise UnexpectedAnswerError(f"The stream {path} gave {head.status}.")
         if "content-length" in head.headers:  # it had ended before we came
             yield await self._body(head)
             return

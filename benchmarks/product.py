@@ -15,7 +15,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import NamedTuple
 
+import orjson
 import psutil
 import psycopg
 
@@ -28,12 +30,20 @@ PROJECT = Path(__file__).resolve().parent.parent
 DATABASE = "api_ctm"
 # The defaults of WEB_CONCURRENCY, IO_CONCURRENCY and CPU_CONCURRENCY.
 WEB, IO, CPU = 1, 32, 2
+NAMES = ("web", "worker-io", "worker-cpu")
 # Seconds that everything gets to start, and a process to end.
 START_PATIENCE, STOP_PATIENCE = 60.0, 6.0
 
 
 class NotStartedError(Exception):
     """A process of the product did not start; the message has the last lines of all."""
+
+
+class Owner(NamedTuple):
+    """Someone who is signed in."""
+
+    user_id: str
+    person: Person
 
 
 @dataclass
@@ -45,6 +55,17 @@ class Product:
     signed_in: Person
     guards: dict[str, psutil.Process]
     databases: dict[str, psutil.Process]
+    stack: ExitStack
+
+    @property
+    def web(self) -> psutil.Process:
+        """The process that serves: gunicorn's only child."""
+        return self.guards["web"].children()[0].children()[0]
+
+    def launch(self, name: str) -> None:
+        """Start a process of ours, for the first time or again; it is ready a little later."""
+        command = commands(bind=f"127.0.0.1:{self.port}", web=WEB, io=IO, cpu=CPU)[name]
+        self.guards[name] = self.stack.enter_context(child(name, command, self.local_dir))
 
     def processes(self, name: str) -> list[psutil.Process]:
         """Return a process of ours and its children; the guard that watches over it is not counted."""
@@ -75,6 +96,8 @@ def environment(local_dir: Path) -> dict[str, str]:
         "FLOW_MODULES": "benchmarks.flows",
         "ANONYMOUS_STARTS_PER_MINUTE": "0",
         "DEMO_TOKEN_DELAY": "0",
+        "MAX_STREAMS_PER_USER": "0",
+        "MAX_STREAMS_PER_VISITOR": "0",
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -85,24 +108,21 @@ def running_product(local_dir: Path) -> Iterator[Product]:
     with ExitStack() as stack:
         stack.enter_context(embedded.owned(local_dir))
         servers = stack.enter_context(Servers(local_dir, database_name=DATABASE)).servers
-        person = prepare(local_dir)
-        port = free_port()
-        guards = {
-            name: stack.enter_context(child(name, command, local_dir))
-            for name, command in commands(bind=f"127.0.0.1:{port}", web=WEB, io=IO, cpu=CPU).items()
-        }
-        wait_until_ready(local_dir, port, guards)
         databases = {each.name: psutil.Process(each.process.pid) for each in servers if each.process}
-        yield Product(local_dir, port, person, guards, databases)
+        person = sign_in(local_dir, 1)[0].person
+        product = Product(local_dir, free_port(), person, {}, databases, stack)
+        for name in NAMES:
+            product.launch(name)
+        wait_until_ready(product)
+        yield product
 
 
-def prepare(local_dir: Path) -> Person:
-    command = [sys.executable, "-m", "benchmarks.prepare"]
-    done = subprocess.run(
-        command, cwd=PROJECT, env=environment(local_dir), check=True, capture_output=True, text=True
-    )
-    name, _, session = done.stdout.strip().partition("=")
-    return Person({"csrftoken": "b" * 32, name: session})
+def sign_in(local_dir: Path, count: int) -> list[Owner]:
+    """Make so many users who are signed in; the database is ready afterwards."""
+    command = [sys.executable, "-m", "benchmarks.prepare", str(count)]
+    done = subprocess.run(command, cwd=PROJECT, env=environment(local_dir), check=True, capture_output=True)
+    csrf = {"csrftoken": "b" * 32}
+    return [Owner(user_id, Person(csrf | cookies)) for user_id, cookies in orjson.loads(done.stdout)]
 
 
 @contextmanager
@@ -134,17 +154,22 @@ def computed(guard: psutil.Process) -> float:
     seconds = 0.0
     for process in guard.children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # PostgreSQL's come and go
-            times = process.cpu_times()
-            seconds += times.user + times.system
+            seconds += processor_time(process)
     return seconds
 
 
-def wait_until_ready(local_dir: Path, port: int, guards: dict[str, psutil.Process]) -> None:
+def processor_time(process: psutil.Process) -> float:
+    """Return for how many seconds a process has computed, for itself and in the kernel."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def wait_until_ready(product: Product) -> None:
     began = time.monotonic()
-    while not (is_healthy(port) and are_working(local_dir, time.monotonic() - began)):
-        ended = any(guard.status() == psutil.STATUS_ZOMBIE for guard in guards.values())
+    while not (is_healthy(product.port) and are_working(product.local_dir, time.monotonic() - began)):
+        ended = any(guard.status() == psutil.STATUS_ZOMBIE for guard in product.guards.values())
         if ended or time.monotonic() - began > START_PATIENCE:
-            raise NotStartedError("\n".join(last_words(name, local_dir) for name in guards))
+            raise NotStartedError("\n".join(last_words(name, product.local_dir) for name in product.guards))
         time.sleep(0.05)
 
 

@@ -62,6 +62,12 @@ class Row:
         return self.value / self.beside.value if self.beside and self.beside.value else None
 
     @property
+    def more_is_better(self) -> bool:
+        """Whether the value shall be high: what an aim says, or else what its unit does."""
+        aim = self.aim or self.ratio_aim
+        return aim.above if aim else self.unit == "/s"
+
+    @property
     def is_met(self) -> bool | None:
         """Whether all aims are met; None where there is none."""
         met = [self.aim.is_met(self.value)] if self.aim else []
