@@ -11,7 +11,7 @@ from typing import NamedTuple, Self, TypeVar, cast
 import httptools
 import orjson
 
-from benchmarks.client import Answer, Person, UnexpectedAnswerError
+from benchmarks.client import Answer, Person, UnexpectedAnswerError, task_id_of
 
 # How many connect at the same time: below the backlog of gunicorn, so that none is refused.
 AT_ONCE = 200
@@ -43,8 +43,8 @@ class Door(NamedTuple):
     @classmethod
     def of_started(cls, answer: Answer, person: Person) -> "Door":
         """Return where everything is told of an execution, to the one who has just started it."""
-        started = orjson.loads(answer.body)
-        return cls(f"/api/v1/executions/{started['task_id']}/events?ticket={started['ticket']}", person)
+        [ticket] = answer.headers["watch-ticket"]
+        return cls(f"/api/v1/executions/{task_id_of(answer)}/events?ticket={ticket}", person)
 
     def request(self, last_event_id: str = "") -> bytes:
         again = f"Last-Event-ID: {last_event_id}\r\n" if last_event_id else ""

@@ -37,6 +37,8 @@ from main.queues import Priority
 from main.registry import FLOW_REGISTRY, Flow, InputError, UnknownFlowError, get_flow
 from main.search import describe_search
 
+# The header of what a start is answered: its body is the document's.
+TICKET = "Watch-Ticket"
 # How many of their executions the page and the list show.
 LIST_LENGTH = 50
 # What a watcher is let in by.
@@ -58,7 +60,11 @@ class StartTask(APIView):
         execution = start_once(request, owner, body, partial(_start, request, owner, body))
         if owner.visitor:  # also where it was started before: that answer, and its cookie, may have been lost
             request._request.session["visitor"] = str(owner.visitor)
-        return Response({"task_id": str(execution.id), "ticket": _ticket(request, execution)})
+        return _started(request, execution)
+
+
+def _started(request: Request, execution: Execution) -> Response:
+    return Response({"task_id": str(execution.id)}, headers={TICKET: _ticket(request, execution)})
 
 
 def _ticket(request: Request, execution: Execution) -> str:
@@ -353,7 +359,7 @@ class RunAgain(APIView):
             )
         except REFUSALS as error:
             raise Conflict(str(error)) from None
-        return Response({"task_id": str(started.id), "ticket": _ticket(request, started)})
+        return _started(request, started)
 
     def _run_again(self, request: Request, way: Way, execution: Execution, **fields: Any) -> Execution:
         count_start(request)

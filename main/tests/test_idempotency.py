@@ -28,7 +28,7 @@ def key() -> str:
 
 
 def id_in(response: httpx.Response) -> str:
-    """Return the task id; the ticket beside it is another one every second."""
+    """Return the task id; the answer's ticket is another one every second."""
     task_id: str = response.raise_for_status().json()["task_id"]
     return task_id
 

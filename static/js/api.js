@@ -61,8 +61,8 @@ function pauseAsked(response) {
 
 const getJSON = (path) => request(path, asJSON, { headers: { Accept: "application/json" }, cache: "no-store" });
 
-const post = (path, body, headers = {}, options = {}) =>
-  request(path, asJSON, {
+const post = (path, body, headers = {}, options = {}, read = asJSON) =>
+  request(path, read, {
     method: "POST",
     headers: { "Content-Type": "application/json", Accept: "application/json", "X-CSRFToken": csrfToken(), ...headers },
     body: typeof body === "string" ? body : JSON.stringify(body),
@@ -93,6 +93,12 @@ export function streamAddress(id) {
 // The request that was given up without an answer: it may have been done. The same once more is the same one.
 let unanswered = null;
 
+async function asStarted(response) {
+  const { task_id } = await response.json();
+  keepTicket(task_id, response.headers.get("Watch-Ticket"));
+  return task_id;
+}
+
 /**
  * Sends a request that starts an execution, and returns its id. Where no answer comes, it is sent again under the same
  * key: the server starts once per key, so that nothing is lost nor doubled.
@@ -108,9 +114,7 @@ async function startOnce(path, fields, waiting, givenUp) {
   for (let tries = 0; ; tries += 1) {
     try {
       const signal = AbortSignal.timeout?.(ANSWER_WITHIN);
-      const { task_id, ticket } = await post(path, body, { "Idempotency-Key": key }, { signal });
-      keepTicket(task_id, ticket);
-      return task_id;
+      return await post(path, body, { "Idempotency-Key": key }, { signal }, asStarted);
     } catch (problem) {
       if (!problem.passes) throw problem;
       // Not all at once, where a deploy has many people waiting.
