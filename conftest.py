@@ -56,10 +56,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put files that use the platform after the others: its workers take what they find, and say that they are there.
 
-    The browser comes last: its event loop stays in this thread, and other tests need one of their own.
+    Files that use a browser come last, in them the tests that do: its event loop stays in this thread, and other
+    tests need one of their own. pytest-xdist hands out whole files, in the order of their first tests.
     """
-    with_platform = {item.path for item in items if uses(item, "platform")}
-    items.sort(key=lambda item: (uses(item, "browser"), item.path in with_platform))
+    with_platform, with_browser = (
+        {item.path for item in items if uses(item, fixture)} for fixture in ("platform", "browser")
+    )
+    items.sort(
+        key=lambda item: (item.path in with_browser, item.path in with_platform, uses(item, "browser"))
+    )
 
 
 def uses(item: pytest.Item, fixture: str) -> bool:
