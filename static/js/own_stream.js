@@ -49,7 +49,10 @@ export class OwnStream extends EventTarget {
         signal.addEventListener("abort", release);
         this.#connect();
       });
-    if (!navigator.locks) return void hold();
+    if (!this.#channel) {
+      hold();
+      return;
+    }
     navigator.locks.request(NAME, { signal }, hold).catch(() => {}); // it was closed while it waited
     this.#channel.postMessage("who");
   }

@@ -194,15 +194,9 @@ export class Watch {
       const problem = await readOnce(current.id, this.executions);
       this.executions.connection(current.id, !problem ? "none" : problem.status === 404 ? "gone" : "lost");
     }
-    if (Date.now() - this.#listed >= this.#pause(running)) await this.refresh();
+    const pause = this.own.isOpen ? CHECK_EVERY : this.#asleep ? ASLEEP_EVERY : LIST_EVERY;
+    if (Date.now() - this.#listed >= pause) await this.refresh();
     this.arrange(); // another tab may have left a slot
-  }
-
-  /** Milliseconds between two looks at the list. */
-  #pause(running) {
-    if (this.own.isOpen) return CHECK_EVERY;
-    if (this.#asleep) return ASLEEP_EVERY;
-    return running.every((record) => this.#streams.has(record.id)) ? CHECK_EVERY : LIST_EVERY;
   }
 
   #visibility() {
