@@ -9,12 +9,14 @@ new process until the last watcher had caught up.
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from benchmarks.audience import Watchable, executions_of, ticketed
 from benchmarks.bench import Bench
 from benchmarks.client import Connection
-from benchmarks.numbers import check
+from benchmarks.numbers import LostError, check
 from benchmarks.product import Product, sign_in
 from benchmarks.results import Row, at_most, percentile
 from benchmarks.returning import Returning, watching
@@ -57,16 +59,14 @@ async def measure_storm(bench: Bench) -> list[Row]:
 async def brew(product: Product, executions: list[Watchable], doors: list[Door], count: int) -> Storm:
     watchers = [Returning(product.port, doors[number % len(doors)]) for number in range(count)]
     ids = [execution.id for execution in executions]
-    async with running_writer(product.local_dir) as writer, asyncio.timeout(PATIENCE), watching(watchers):
+    async with running_writer(product.local_dir) as writer, watching(watchers):
         await all_have(watchers, writer, ids, 1, BEFORE)
         product.web.kill()
         killed = time.perf_counter()
-        asking = asyncio.create_task(ask_often(product, executions[0], until := asyncio.Event()))
-        await all_have(watchers, writer, ids, BEFORE + 1, MISSED)
-        caught_up = time.perf_counter()
-        until.set()
+        async with asking_often(product, executions[0]) as answers:
+            await all_have(watchers, writer, ids, BEFORE + 1, MISSED)
+            caught_up = time.perf_counter()
         check([each.seen for each in watchers], BEFORE + MISSED)
-        answers = await asking
     back = min(asked + took for asked, took in answers)
     meanwhile = [took for asked, took in answers if asked >= back]
     return Storm(back - killed, caught_up - killed, meanwhile)
@@ -75,16 +75,19 @@ async def brew(product: Product, executions: list[Watchable], doors: list[Door],
 async def all_have(watchers: list[Returning], writer: Writer, ids: list[str], first: int, count: int) -> None:
     """Write so many events to each execution, and wait until everybody has them."""
     await writer.do(Job(ids, first=first, count=count, period=0.5, slices=10))
-    while any(each.seen.next < first + count for each in watchers):
-        if refused := [each.refused for each in watchers if each.refused]:
-            raise AssertionError(f"{len(refused)} watchers were refused: {set(refused)}")
+    until = time.monotonic() + PATIENCE
+    while behind := [each for each in watchers if each.seen.next < first + count]:
+        refused = {each.refused for each in watchers if each.refused}
+        if refused or time.monotonic() > until:
+            raise LostError(
+                f"{len(behind)} of {len(watchers)} did not catch up; refusals: {refused or 'none'}."
+            )
         await asyncio.sleep(0.05)
 
 
-async def ask_often(
-    product: Product, execution: Watchable, until: asyncio.Event
-) -> list[tuple[float, float]]:
-    """Ask for an execution every so often; return when each was asked for, and what it took."""
+@asynccontextmanager
+async def asking_often(product: Product, execution: Watchable) -> AsyncIterator[list[tuple[float, float]]]:
+    """Ask for an execution every so often; give when each was asked for, and what it took."""
     answers: list[tuple[float, float]] = []
 
     async def ask() -> None:
@@ -94,8 +97,12 @@ async def ask_often(
         assert answer.status == 200, answer.status
         answers.append((asked, time.perf_counter() - asked))
 
-    async with asyncio.TaskGroup() as asking:
-        while not until.is_set():
-            asking.create_task(ask())
+    async def ask_on() -> None:
+        while True:
+            tasks.create_task(ask())
             await asyncio.sleep(PERIOD)
-    return answers
+
+    async with asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(ask_on())
+        yield answers
+        asking.cancel()
