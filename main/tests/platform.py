@@ -142,6 +142,7 @@ class Platform:
             "DEMO_TOKEN_DELAY": "0.005",
             "CPU_MEMORY_MB": "256",
             "PYTHONUNBUFFERED": "1",
+            "DJANGO_ALLOW_ASYNC_UNSAFE": "",  # only this session may
             **settings_,
         }
         lines = commands(bind=f"127.0.0.1:{self.port}", web=1, io=16, cpu=2)
