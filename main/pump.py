@@ -265,13 +265,14 @@ class Pump:
 
     def _heard_of(self, watched: Watched, event: Event) -> None:
         watched.heard_at = time.monotonic()
+        number = EventId.parse(event["id"])
         if watched.early is not None:
             watched.early.append(event)
-        elif watched.is_missing_something_before(event):
+        elif watched.is_missing_something_before(number):
             watched.early = [event]
             self._spawn(self._catch_up(watched))
         else:
-            watched.add(event)
+            watched.add(event, number)
 
     def _catch_up_all(self) -> None:
         """Look what was missed while Redis was not listened to."""
@@ -293,13 +294,14 @@ class Pump:
     async def _add_early(self, watched: Watched) -> None:
         while watched.early:
             event = watched.early.pop(0)
-            if watched.is_missing_something_before(event) and not watched.knows(event):
+            number = EventId.parse(event["id"])
+            if watched.is_missing_something_before(number) and not watched.knows(number):
                 watched.whole = False
                 if _tells_an_end(event):  # which is stored, with what led to it
                     await self._take_stored(watched)
                 watched.add_after_gap(event)
             else:
-                watched.add(event)
+                watched.add(event, number)
         watched.early = None
 
     async def _read_events(self, watched: Watched) -> None:
@@ -311,7 +313,7 @@ class Pump:
             newest = EventId.parse(events[-1]["id"]) if events else watched.snapshot.id
             if leads_to(watched.snapshot, events) and (meta is None or meta.id <= newest):
                 for event in events:
-                    watched.add(event)
+                    watched.add(event, EventId.parse(event["id"]))
                 return
         known, events = await self._known(watched)
         watched.whole = known is not None and leads_to(known, events)
@@ -337,7 +339,7 @@ class Pump:
         after = "" if seen == NO_EVENT else str(seen)
         events = await self.subscription.events(watched.id, after, MISSED_AT_ONCE)
         if leads_on(seen, events):
-            return [each for event in events for each in told(event)]
+            return [each for event in events for each in told(event, EventId.parse(event["id"]))]
         return whole(watched.snapshot or shown, seen)
 
     # What PostgreSQL says of it

@@ -60,21 +60,24 @@ class Watched:
     def is_final(self) -> bool:
         return self.snapshot is not None and self.snapshot.is_final
 
-    def is_missing_something_before(self, event: Event) -> bool:
-        return self.snapshot is None or not self.whole or _leaves_gap(self.snapshot, event)
+    def is_missing_something_before(self, number: EventId) -> bool:
+        """Say whether an event of that number came before something that should have come first."""
+        if self.snapshot is None or not self.whole:
+            return True
+        return number > self.snapshot.id and number != _next(self.snapshot.id)
 
-    def knows(self, event: Event) -> bool:
-        return self.snapshot is not None and EventId.parse(event["id"]) <= self.snapshot.id
+    def knows(self, number: EventId) -> bool:
+        return self.snapshot is not None and number <= self.snapshot.id
 
     # What comes in
 
-    def add(self, event: Event) -> None:
+    def add(self, event: Event, number: EventId) -> None:
         """Fold the next event, and tell it. One that is known already changes nothing."""
-        if self.snapshot is None or self.is_final or self.knows(event):
+        if self.snapshot is None or self.snapshot.is_final or number <= self.snapshot.id:
             return
         self.snapshot = fold(self.snapshot, event)
         if self.telling:
-            self._tell(told(event))
+            self._tell(told(event, number))
         self._changed()
 
     def add_after_gap(self, event: Event) -> None:
@@ -127,6 +130,10 @@ class Watched:
 
     def _changed(self) -> None:
         """Show it, now or as soon as the last frame is a tenth of a second old."""
+        if not self.showing:  # who comes is shown the newest first
+            self.version += 1
+            self._frame = None
+            return
         due = self._framed_at + FRAME_INTERVAL - time.monotonic()
         if due <= 0 or self.is_final:
             self._show()
@@ -246,13 +253,13 @@ class EventWatcher(Watcher):
         return whole(self._watched.snapshot, self._seen)
 
 
-def told(event: Event) -> list[Told]:
+def told(event: Event, number: EventId) -> list[Told]:
     """Return an event as it is told; a snapshot that is final stands for the result as well."""
     if event["type"] == "snapshot":
         snapshot = Snapshot.load(event["snapshot"])
-        snapshot.id = EventId.parse(event["id"])
+        snapshot.id = number
         return [each._replace(is_jump=False) for each in whole(snapshot)]
-    return [Told(EventId.parse(event["id"]), event["type"], sse.event_message(event))]
+    return [Told(number, event["type"], sse.event_message(event))]
 
 
 def whole(snapshot: Snapshot, seen: EventId = NO_EVENT) -> list[Told]:
@@ -281,11 +288,6 @@ def leads_to(snapshot: Snapshot, events: list[Event]) -> bool:
     number = EventId.parse(first["id"])
     expected = snapshot.id.seq + 1 if number.attempt == snapshot.id.attempt else 1
     return first["type"] == "snapshot" or number <= snapshot.id or number.seq in (expected, LAST_SEQ)
-
-
-def _leaves_gap(snapshot: Snapshot, event: Event) -> bool:
-    number = EventId.parse(event["id"])
-    return number > snapshot.id and number != _next(snapshot.id)
 
 
 def _next(number: EventId) -> EventId:
