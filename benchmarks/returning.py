@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from benchmarks.client import UnexpectedAnswerError
 from benchmarks.numbers import Numbers
-from benchmarks.streams import Door, Message, ReadingWatcher
+from benchmarks.streams import PATIENCE, Door, Message, ReadingWatcher, some_at_once
 
 # Seconds after which a browser comes back where the stream says nothing of it.
 UNTOLD = 3.0
@@ -19,8 +19,9 @@ class Returning:
 
     def __init__(self, port: int, door: Door) -> None:
         self.seen = Numbers()
-        self.opened = 0
+        self.arrived = asyncio.Event()
         self.refused = 0
+        self.doing = ""
         self._port = port
         self._door = door
         self._last_id = ""
@@ -31,6 +32,7 @@ class Returning:
         loop = asyncio.get_running_loop()
         while True:
             watcher = ReadingWatcher(self._door.request(self._last_id), self._hear)
+            self.doing = "connecting"
             try:
                 await loop.create_connection(lambda watcher=watcher: watcher, "127.0.0.1", self._port)  # type: ignore[misc]
                 await self._stay(watcher)
@@ -38,14 +40,18 @@ class Returning:
                 pass
             finally:
                 watcher.close()
+            self.doing = "staying away"
             await asyncio.sleep(self._retry)
 
     async def _stay(self, watcher: ReadingWatcher) -> None:
+        self.doing = "asking"
         status = await watcher.opened
         if status not in (0, 200):
             self.refused = status
             raise UnexpectedAnswerError(f"Who came back was answered {status}.")
-        self.opened += status == 200
+        if status:
+            self.doing = "watching"
+            self.arrived.set()
         await watcher.ended
 
     def _hear(self, message: Message) -> None:
@@ -56,9 +62,16 @@ class Returning:
 
 @asynccontextmanager
 async def watching(watchers: Sequence[Returning]) -> AsyncIterator[None]:
-    """Let them watch until the end of the block."""
-    tasks = [asyncio.create_task(each.watch()) for each in watchers]
+    """Let them watch until the end of the block. At first they come one after the other, as people do."""
+    tasks = []
+
+    async def arrive(watcher: Returning) -> None:
+        tasks.append(asyncio.create_task(watcher.watch()))
+        async with asyncio.timeout(PATIENCE):
+            await watcher.arrived.wait()
+
     try:
+        await some_at_once(watchers, arrive)
         yield
     finally:
         for task in tasks:

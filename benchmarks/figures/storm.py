@@ -9,6 +9,7 @@ new process until the last watcher had caught up.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -77,11 +78,9 @@ async def all_have(watchers: list[Returning], writer: Writer, ids: list[str], fi
     await writer.do(Job(ids, first=first, count=count, period=0.5, slices=10))
     until = time.monotonic() + PATIENCE
     while behind := [each for each in watchers if each.seen.next < first + count]:
-        refused = {each.refused for each in watchers if each.refused}
-        if refused or time.monotonic() > until:
-            raise LostError(
-                f"{len(behind)} of {len(watchers)} did not catch up; refusals: {refused or 'none'}."
-            )
+        if time.monotonic() > until or any(each.refused for each in behind):
+            doing = Counter(f"refused, {each.refused}" if each.refused else each.doing for each in behind)
+            raise LostError(f"{len(behind)} of {len(watchers)} did not catch up: {dict(doing)}.")
         await asyncio.sleep(0.05)
 
 
