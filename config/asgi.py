@@ -93,7 +93,7 @@ class Application:
         if scope["type"] != "http":
             return
         watch = ticketed(scope)
-        if watch and await self.pump.is_allowed(watch.viewer) and await self._stream(watch, receive, send):
+        if watch and await self._stream(watch, receive, send):
             return
         try:
             body = await _read_body(scope, receive)

@@ -2,12 +2,13 @@
 
 import re
 import uuid
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import wraps
 from typing import Any, Literal
+from urllib.parse import parse_qsl
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse, QueryDict
+from django.http import HttpRequest, HttpResponse
 from django.http.cookie import parse_cookie
 from django.utils.translation import gettext as _
 
@@ -53,7 +54,7 @@ def watch_execution(request: HttpRequest, execution: Execution, *, shows: Shows)
         shows,
         is_new=execution.is_new,
         seen=_seen(_last_event_id(request)) if shows == "events" else NO_EVENT,
-        types=_types(request.GET) if shows == "events" else frozenset(),
+        types=_types(request.GET.dict()) if shows == "events" else frozenset(),
     )
 
 
@@ -75,18 +76,20 @@ def ticketed(scope: MutableMapping[str, Any]) -> WatchExecution | None:
         return None
     shows: Shows = "events" if found.lastgroup == "events" else "snapshots"
     headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-    query = QueryDict(scope["query_string"])
+    query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
     last = headers.get(b"last-event-id") or query.get("last_event_id", "")
     session = parse_cookie(headers.get(b"cookie", "")).get(settings.SESSION_COOKIE_NAME, "")
     try:
         execution_id = str(uuid.UUID(found[shows]))
-        ticket = checked_ticket(query["ticket"], execution_id, session)
+        ticket = checked_ticket(query.get("ticket", ""), execution_id, session)
         if ticket is None or last == sse.END:
             return None
         seen, types = (_seen(last), _types(query)) if shows == "events" else (NO_EVENT, frozenset())
     except (ValueError, Invalid):
         return None
-    return WatchExecution(execution_id, ticket.viewer, shows, ticket.is_new, seen, types)
+    return WatchExecution(
+        execution_id, ticket.viewer, shows, is_new=ticket.is_new, seen=seen, types=types, by_ticket=True
+    )
 
 
 def _last_event_id(request: HttpRequest) -> str:
@@ -116,7 +119,7 @@ def _invalid_id(last: str) -> Invalid:
     return Invalid(_("“%(id)s” is no id of an event of this stream.") % {"id": last[:100]})
 
 
-def _types(query: QueryDict) -> frozenset[str]:
+def _types(query: Mapping[str, str]) -> frozenset[str]:
     asked = [each for each in query.get("types", "").split(",") if each]
     if unknown := [each for each in asked if each not in EVENT_DATA]:
         sentence = _("“%(name)s” is no type of event; there are: %(known)s.")

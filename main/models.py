@@ -556,7 +556,7 @@ class Execution(models.Model):
     @classmethod
     def snapshots(cls, executions: "models.QuerySet[Execution]") -> dict[str, Snapshot]:
         """Return by id the snapshots of many, with three queries in all."""
-        found = list(executions)
+        found = list(executions.only("state", "attempt", "error", "result"))
         steps, entries = defaultdict(list), defaultdict(list)
         for step in Step.objects.filter(execution__in=found).only(*Step.SHOWN):
             steps[step.execution_id].append(step)

@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -58,7 +58,7 @@ Found = TypeVar("Found")
 
 
 class ExecutionGoneError(Exception):
-    """There is no such execution any more."""
+    """There is no such execution any more, or not for who asks."""
 
 
 class TooManyStreamsError(Exception):
@@ -85,6 +85,8 @@ class WatchExecution:
     """Whether nobody has begun it, so that nothing is stored of it but its row."""
     seen: EventId = NO_EVENT
     types: frozenset[str] = frozenset()
+    by_ticket: bool = False
+    """Whether it is still to be looked up if the session has not ended since the ticket was made."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,7 @@ class Pump:
         self._open: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._threads = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="pump")
-        self._stored = Together(partial(self._in_thread, stored_snapshots))
-        self._allowed = Together(partial(self._in_thread, _allowed))
+        self._admission = Together(partial(self._in_thread, _admission))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
 
@@ -142,13 +143,6 @@ class Pump:
             self._open[viewer.person] -= 1
             if not self._open[viewer.person]:
                 del self._open[viewer.person]
-
-    async def is_allowed(self, viewer: Viewer) -> bool:
-        """Say whether someone whose ticket is good still has a session, as far as that can be known."""
-        try:
-            return bool(await self._allowed(viewer))
-        except DATABASE_AWAY:
-            return True
 
     def close(self) -> None:
         """Tell every watcher to come back a little later, and end its stream. May be called from a signal."""
@@ -193,7 +187,7 @@ class Pump:
     # One execution
 
     async def _stream_execution(self, watch: WatchExecution, receive: Receive, send: Send) -> None:
-        watched = await self._watch(watch.execution_id, is_new=watch.is_new)
+        watched = await self._watch_if_allowed(watch)
         watchers: set[Any] = watched.showing
         watcher: Watcher = SnapshotWatcher(send, watch.viewer, watched)
         if watch.shows == "events":
@@ -207,6 +201,23 @@ class Pump:
         finally:
             watchers.discard(watcher)
             await self._forget(watched)
+
+    async def _watch_if_allowed(self, watch: WatchExecution) -> Watched:
+        """Look up whether a ticket still holds, in the same breath as what is watched."""
+        watching = partial(self._watch, watch.execution_id, is_new=watch.is_new)
+        if watch.by_ticket:
+            watched, allowed = await asyncio.gather(watching(), self._is_allowed(watch.viewer))
+            if not allowed:
+                await self._forget(watched)
+                raise ExecutionGoneError
+        return await watching()  # others may have left it, and it been forgotten, since it was read
+
+    async def _is_allowed(self, viewer: Viewer) -> bool:
+        """Say whether someone still has a session, as far as that can be known."""
+        try:
+            return bool(await self._admission(viewer))
+        except DATABASE_AWAY:
+            return True
 
     async def _watch(self, execution_id: str, *, is_new: bool) -> Watched:
         """Return the execution with its snapshot read; the first watcher of it subscribes and reads."""
@@ -347,10 +358,10 @@ class Pump:
     async def _stored_snapshot(self, execution_id: str) -> Snapshot | None:
         """Return what is stored, None where the database is away; raises ExecutionGoneError."""
         try:
-            stored = await self._stored(execution_id)
+            stored = await self._admission(execution_id)
         except DATABASE_AWAY:
             return None
-        if stored is None:
+        if not isinstance(stored, Snapshot):
             raise ExecutionGoneError
         return stored
 
@@ -463,6 +474,15 @@ class Pump:
             for watcher in list(self._watchers):
                 if watcher.viewer in viewers and watcher.viewer not in allowed:
                     watcher.end(sse.retry(RETRY))
+
+
+def _admission(asked: Collection[Viewer | str]) -> dict[Viewer | str, Snapshot | bool]:
+    """Return of viewers whether they still may watch, and of executions, by id, what is stored."""
+    ids = [each for each in asked if isinstance(each, str)]
+    viewers = [each for each in asked if isinstance(each, Viewer)]
+    stored: Mapping[Any, Snapshot] = stored_snapshots(ids) if ids else {}
+    allowed: Mapping[Any, bool] = _allowed(viewers) if viewers else {}
+    return {**stored, **allowed}
 
 
 def _allowed(viewers: Collection[Viewer]) -> dict[Viewer, bool]:

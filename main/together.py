@@ -19,17 +19,17 @@ class Together(Generic[Key, Value]):
     def __init__(self, ask: Callable[[list[Key]], Awaitable[Mapping[Key, Value]]], most: int = 200) -> None:
         self._ask = ask
         self._most = most
-        self._waiting: dict[Key, asyncio.Future[Value | None]] = {}
+        self._waiting: dict[Key, list[asyncio.Future[Value | None]]] = {}
         self._asking: asyncio.Task[None] | None = None
 
     async def __call__(self, key: Key) -> Value | None:
         """Return the answer for a key, or None where there is none."""
-        future = self._waiting.get(key)
-        if future is None:
-            future = self._waiting[key] = asyncio.get_running_loop().create_future()
+        # Each who asks has a future: one that all shared would be cancelled with the first of them who leaves.
+        future: asyncio.Future[Value | None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, []).append(future)
         if self._asking is None:
             self._asking = asyncio.ensure_future(self._ask_all())
-        return await asyncio.shield(future)  # others wait for it as well
+        return await future
 
     async def _ask_all(self) -> None:
         try:
@@ -41,18 +41,24 @@ class Together(Generic[Key, Value]):
         finally:
             self._asking = None
 
-    async def _answer(self, batch: dict[Key, asyncio.Future[Value | None]]) -> None:
+    async def _answer(self, batch: dict[Key, list[asyncio.Future[Value | None]]]) -> None:
         try:
             answers = await self._ask(list(batch))
         except Exception as error:  # noqa: BLE001 it goes on to those who asked
-            for future in batch.values():
+            for future in _still_waiting(batch):
                 future.set_exception(error)
-                future.exception()  # who asked may have left: nobody else has to hear of it
         except asyncio.CancelledError:  # the server ends
-            for future in [*batch.values(), *self._waiting.values()]:
+            for future in [*_still_waiting(batch), *_still_waiting(self._waiting)]:
                 future.cancel()
             self._waiting.clear()
             raise
         else:
-            for key, future in batch.items():
-                future.set_result(answers.get(key))
+            for key, futures in batch.items():
+                for future in _still_waiting({key: futures}):
+                    future.set_result(answers.get(key))
+
+
+def _still_waiting(
+    batch: dict[Key, list[asyncio.Future[Value | None]]],
+) -> list[asyncio.Future[Value | None]]:
+    return [future for futures in batch.values() for future in futures if not future.done()]
