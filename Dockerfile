@@ -18,4 +18,4 @@ RUN SECRET_KEY=only-for-this-build-the-server-gets-its-own python manage.py coll
 USER app
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-m", "config.health", "8000"]
-CMD ["sh", "-c", "exec python -m gunicorn config.asgi:application -k config.worker.Worker --no-control-socket --bind 0.0.0.0:8000 --workers ${WEB_CONCURRENCY:-1} --graceful-timeout 3"]
+CMD ["sh", "-c", "exec python -m gunicorn config.asgi:application -k config.worker.Worker --no-control-socket --bind 0.0.0.0:8000 --workers ${WEB_CONCURRENCY:-1} --graceful-timeout 3 --backlog 8192"]

@@ -33,8 +33,6 @@ def isolate_settings() -> None:
         "ENV_FILE": os.devnull,
         "LOCAL_DIR": str(LOCAL_DIR),
         "DEVELOPMENT": "true",
-        # Once a browser was used its event loop stays in this thread, where tests ask the database.
-        "DJANGO_ALLOW_ASYNC_UNSAFE": "true",
     }
 
 

@@ -8,6 +8,7 @@ hand-off header: the request ends, with its thread and its database connection, 
 import asyncio
 import gc
 import os
+import sys
 from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -40,7 +41,10 @@ Scope = MutableMapping[str, Any]
 # More than there are database connections: a request that waits for one holds no other up.
 THREADS = 32
 # Who comes to watch is let in by threads of their own: when thousands come back at once, others are served as well.
-STREAM_THREADS = 3
+STREAM_THREADS = 2
+# Seconds after which a thread that computes gives way. The event loop waits for that after each of its waits, and
+# Python's 5 ms would be felt by every stream while requests are computed.
+GIVE_WAY = 0.001
 
 
 class ClientGoneError(Exception):
@@ -162,4 +166,5 @@ async def _send(response: HttpResponse, send: Send, *, close: bool = False) -> N
     await send({"type": "http.response.body", "body": response.content})
 
 
+sys.setswitchinterval(GIVE_WAY)
 application = Application()

@@ -10,6 +10,10 @@ def commands(*, bind: str, web: int, io: int, cpu: int) -> dict[str, list[str]]:
         "web": [
             *("python", "-m", "gunicorn", "config.asgi:application", "-k", "config.worker.Worker"),
             *("--no-control-socket", "--bind", bind, "--workers", str(web), "--graceful-timeout", "3"),
+            *(
+                "--backlog",
+                "8192",
+            ),  # those who come back after a deploy; Linux takes as many as its somaxconn
         ],
         "worker-io": worker("io", "threads", io),
         "worker-cpu": worker("cpu", "prefork", cpu),

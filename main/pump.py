@@ -46,9 +46,11 @@ LOOK_UP = 5.0
 LOOK_UP_WITHOUT_REDIS = 1.0
 # Seconds between two looks whether those who watch still may.
 ACCESS = 3.0
-# Seconds after which a client whose stream just ends shall come back, and the spread: not all come at once.
+# Seconds after which a client whose stream just ends shall come back, and the spread: not all come at once, and of
+# many at most about so many in a second.
 RETRY = 1.0
 RETRY_SPREAD = 3.0
+RETURNS_PER_SECOND = 1000
 # Threads that ask the database.
 DATABASE_THREADS = 2
 # How many events are read at once of what a watcher missed.
@@ -152,15 +154,20 @@ class Pump:
 
     def _say_goodbye(self) -> None:
         for watcher in list(self._watchers):
-            watcher.end(_come_back())
+            watcher.end(sse.retry(self._some_time()))
+
+    def _some_time(self) -> float:
+        """Return after how many seconds a client shall come back: the more there are, the more they are spread."""
+        spread = RETRY_SPREAD + len(self._watchers) / RETURNS_PER_SECOND
+        return RETRY + random.random() * spread  # noqa: S311
 
     async def _serve(self, watcher: Watcher, receive: Receive) -> None:
         """Send what was missed, and wait for the end: what happens is sent by who has it."""
         self._watchers.add(watcher)
         try:
-            await watcher.open(_some_time())
+            await watcher.open(self._some_time())
             if self._closing:
-                watcher.end(_come_back())
+                watcher.end(sse.retry(self._some_time()))
             await watcher.catch_up()
             while not watcher.is_over and (await receive())["type"] != "http.disconnect":
                 pass
@@ -288,19 +295,26 @@ class Pump:
     def _catch_up_all(self) -> None:
         """Look what was missed while Redis was not listened to."""
         for watched in self._watched.values():
-            if watched.ready.is_set() and watched.early is None:
-                watched.early = []
-                self._spawn(self._catch_up(watched))
+            watched.is_behind = True  # also for who is just reading it: that may have been too early
+            self._catch_up_soon(watched)
         for owned in self._owned.values():
             for watcher in owned.telling:
                 watcher.fall_behind()
 
+    def _catch_up_soon(self, watched: Watched) -> None:
+        if watched.early is None:
+            watched.early = []
+            self._spawn(self._catch_up(watched))
+
     async def _catch_up(self, watched: Watched) -> None:
         """Bring an execution to where Redis is, and then add what came meanwhile."""
         try:
+            watched.is_behind = False
             await self._read_events(watched)
         finally:
             await self._add_early(watched)
+        if watched.is_behind:  # the subscription broke meanwhile
+            self._catch_up_soon(watched)
 
     async def _add_early(self, watched: Watched) -> None:
         while watched.early:
@@ -385,6 +399,8 @@ class Pump:
             if found := stored.get(watched.id):
                 watched.merge(found)
                 watched.heard_at = time.monotonic()
+            elif not watched.whole:  # it could not be read
+                self._catch_up_soon(watched)
 
     # All of an owner's
 
@@ -509,11 +525,3 @@ def _tells_an_end(event: Event) -> bool:
 
 def _after(snapshot: Snapshot) -> str:
     return "" if snapshot.id == NO_EVENT else str(snapshot.id)
-
-
-def _some_time() -> float:
-    return RETRY + random.random() * RETRY_SPREAD  # noqa: S311
-
-
-def _come_back() -> bytes:
-    return sse.retry(_some_time())

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 REDIS_AWAY = (RedisError, OSError, RuntimeError)
 # Seconds that Redis may take for an answer before it is taken for hung.
 PING_PATIENCE = 1.0
+# Seconds that events which were missed may take to be read: many may be, and nobody else waits for them.
+READ_PATIENCE = 2.0
 # Seconds between two tries to reach it.
 PAUSE = 0.5
 # A channel that is always subscribed, so that the connection lives while nothing is watched.
@@ -190,15 +192,19 @@ class Subscription:
                 pipeline.xrange(each.stream, each.after, "+", count=each.most)
             return pipeline.execute(raise_on_error=False)
 
-        replies = await self._ask(read) or []
+        replies = await self._ask(read, READ_PATIENCE) or []
         pairs = zip(asked, replies, strict=False)
         return {each: rows for each, rows in pairs if not isinstance(rows, Exception)}
 
-    async def _ask(self, what: Callable[[Redis], Awaitable[Any] | Coroutine[Any, Any, Any]]) -> Any:
+    async def _ask(
+        self,
+        what: Callable[[Redis], Awaitable[Any] | Coroutine[Any, Any, Any]],
+        patience: float = REDIS_TIMEOUT,
+    ) -> Any:
         if not self._redis or not self.is_connected:
             return None
         try:
-            async with asyncio.timeout(REDIS_TIMEOUT):
+            async with asyncio.timeout(patience):
                 return await what(self._redis)
         except REDIS_AWAY:
             return None

@@ -42,6 +42,7 @@ class Watched:
         self.snapshot: Snapshot | None = None
         self.whole = False  # the snapshot holds everything up to its number
         self.early: list[Event] | None = []  # events that came while it was being read what was before
+        self.is_behind = False  # something may have happened since that was read
         self.showing: set[SnapshotWatcher] = set()
         self.telling: set[EventWatcher] = set()
         self.version = 0

@@ -1,5 +1,6 @@
 """Chromium for tests of the page."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +25,8 @@ NewContext = Callable[..., BrowserContext]
 def browser() -> Iterator[Browser]:
     executable = program("chromium", "chromium-browser", "google-chrome")
     with sync_playwright() as playwright:
+        # Its event loop stays in this thread, where tests ask the database.
+        os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
         browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         yield browser
         browser.close()

@@ -15,6 +15,7 @@ from main.pump import Pump, WatchExecution
 from main.tests import rows
 from main.tests.rows import claimed, step_record
 from main.views import snapshot_of
+from main.watched import Watched
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -143,3 +144,25 @@ def test_what_is_taken_up_again_does_not_look_unbegun() -> None:
     waiting = Execution.objects.get(id=execution.id)
     assert (waiting.snapshot().public()["state"], waiting.contract_state) == ("PROGRESS", "PROGRESS")
     assert waiting.snapshot().status == "Waiting for a worker"
+
+
+def test_what_is_read_before_redis_is_back_is_read_again(
+    behind: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first reading of an execution finds no Redis, and just as it ends Redis is back."""
+    go_on(behind, behind.snapshot())
+    pump = Pump()
+    read = pump._read_events
+    readings = 0
+
+    async def too_early(watched: Watched) -> None:
+        nonlocal readings
+        readings += 1
+        if readings > 1:
+            await read(watched)
+        else:  # nothing was found, and now Redis is back
+            pump._catch_up_all()
+
+    monkeypatch.setattr(pump, "_read_events", too_early)
+    told = frames(behind, pump, progress=60)
+    assert told[-1]["progress"] == 60
