@@ -44,6 +44,8 @@ KEEP_ALIVE = 15.0
 # How often silent executions are looked up in PostgreSQL, in seconds; and all of them while Redis is away.
 LOOK_UP = 5.0
 LOOK_UP_WITHOUT_REDIS = 1.0
+# Seconds for which Redis may be away before PostgreSQL is asked instead: it knows no single events.
+AWAY = 2.0
 # Seconds between two looks whether those who watch still may.
 ACCESS = 3.0
 # Seconds after which a client whose stream just ends shall come back, and the spread: not all come at once, and of
@@ -333,8 +335,8 @@ class Pump:
         """Add the events that Redis has and that were not heard, or take the newest snapshot there is."""
         watched.heard_at = time.monotonic()
         if watched.whole and watched.snapshot:
+            meta = await self.subscription.meta(watched.id)  # first: what is read later knows all that is in it
             events = await self.subscription.events(watched.id, _after(watched.snapshot))
-            meta = await self.subscription.meta(watched.id)
             newest = EventId.parse(events[-1]["id"]) if events else watched.snapshot.id
             if leads_to(watched.snapshot, events) and (meta is None or meta.id <= newest):
                 for event in events:
@@ -388,6 +390,8 @@ class Pump:
 
     async def _look_up(self) -> None:
         """Look whether what is silent has ended, or got on while Redis was away."""
+        if 0 < self.subscription.away_for < AWAY:
+            return
         patience = LOOK_UP if self.subscription.is_connected else 0.0
         silent = [each for each in self._watched.values() if time.monotonic() - each.heard_at >= patience]
         if not silent:

@@ -5,7 +5,9 @@ Nothing here raises because Redis is away: what cannot be read is not there, and
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import orjson
@@ -53,6 +55,7 @@ class Subscription:
         self._redis: Redis | None = None
         self._pubsub: PubSub | None = None
         self._connected = asyncio.Event()
+        self._lost_at = 0.0
         self._wanted: set[str] = set()
         self._subscribed: dict[str, asyncio.Event] = {}
         self._arranging = Together(self._arrange, most=1_000_000)
@@ -62,6 +65,11 @@ class Subscription:
     @property
     def is_connected(self) -> bool:
         return self._connected.is_set()
+
+    @property
+    def away_for(self) -> float:
+        """Seconds since Redis was last listened to; 0 while it is."""
+        return 0.0 if self.is_connected else time.monotonic() - self._lost_at
 
     # What is listened to
 
@@ -98,7 +106,7 @@ class Subscription:
         return {}
 
     async def listen(self) -> None:
-        """Listen for ever."""
+        """Listen for ever. A connection that breaks is made anew at once, one that cannot be made after a pause."""
         while True:
             try:
                 await self._listen()
@@ -106,9 +114,10 @@ class Subscription:
                 logger.warning("no live events: Redis does not answer (%s)", type(error).__name__)
             except Exception:
                 logger.exception("the pump stumbled")
-            finally:
-                await self.disconnect()
-            await asyncio.sleep(PAUSE)
+            was_connected = self.is_connected
+            await self.disconnect()
+            if not was_connected:
+                await asyncio.sleep(PAUSE)
 
     async def _listen(self) -> None:
         await self._connect()
@@ -144,10 +153,13 @@ class Subscription:
             await self._redis.ping()
 
     async def disconnect(self) -> None:
+        if self.is_connected:
+            self._lost_at = time.monotonic()
         self._connected.clear()
         self._subscribed = {}
         if self._redis:
-            await self._redis.aclose()
+            with suppress(*REDIS_AWAY):
+                await self._redis.aclose()
 
     async def notice_silence(self) -> None:
         """Leave a Redis that hangs: that alone breaks no connection."""
