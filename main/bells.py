@@ -59,8 +59,11 @@ def _ring_forever() -> None:
     global _silent_until
     while True:
         kind, before = _rings.get()
-        if before:
-            before()
+        try:
+            if before:
+                before()
+        except Exception:
+            logger.exception("what was to be told before a bell could not be told")
         if time.monotonic() >= _silent_until and not ring_now(kind):
             _silent_until = time.monotonic() + PAUSE_AFTER_FAILURE
 

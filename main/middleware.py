@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse
 
+from main import sse
 from main.api import problem
 from main.database import DATABASE_AWAY
 from main.doors import PATHS
@@ -42,6 +43,4 @@ def database_away(request: HttpRequest) -> HttpResponse:
 
 def retry_stream(seconds: float) -> HttpResponse:
     """Return a stream that ends at once and asks the client to come back."""
-    response = HttpResponse(f"retry: {int(seconds * 1000)}\n\n", content_type="text/event-stream")
-    response["Cache-Control"] = "no-cache"
-    return response
+    return HttpResponse(sse.retry(seconds), headers=sse.HEADERS)

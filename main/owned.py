@@ -1,5 +1,6 @@
 """An owner's executions on one stream: what happens to all of them, and who is told."""
 
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
@@ -8,6 +9,11 @@ from main.access import Viewer
 from main.owner_events import OwnerEvent
 from main.watchers import Piece, Send, Watcher
 
+# How far an execution is; it never goes back.
+RANKS = {"PENDING": 0, "PROGRESS": 1, "SUCCESS": 2, "FAILURE": 2}
+ENDED = 2
+# Seconds for which a state that was told is remembered; the unfinished ones are noted again and again.
+KNOWN_FOR = 60.0
 # What stands in an id where nothing was told yet of one of the two owners that a person may be.
 NOTHING = "-"
 
@@ -27,33 +33,45 @@ class Owned:
         self.heard = ""
         """The number of what was heard last."""
         self.telling: set[OwnerWatcher] = set()
-        self._states: dict[str, str] = {}
+        # What was told last of each execution's state, and when.
+        self._states: dict[str, tuple[str, float]] = {}
 
     def hear(self, news: News) -> None:
-        """Tell what has just happened."""
+        """Tell what has just happened; an end once, also where it was found before it was heard."""
         self.heard = max(self.heard, news.number, key=order)
-        self.note([news])
+        if news.event.state and self.has_ended(news.event.state[0]):
+            return
+        self.note([news.event])
         self._tell(news)
 
     def compare(self, present: Iterable[OwnerEvent]) -> None:
-        """Tell how those executions are whose state was not told: Redis was away, or whoever ended them."""
-        known, self._states = self._states, {}
+        """Tell of those executions that got on without anybody saying so: Redis was away, or whoever ended them."""
+        known = time.monotonic() - KNOWN_FOR
+        self._states = {id_: (state, at) for id_, (state, at) in self._states.items() if at > known}
         for event in present:
-            if event.state and known.get(event.state[0]) != event.state[1]:
+            if event.state and self._is_further(*event.state):
                 self._tell(News("", event))
-            self.note([News("", event)])
+            self.note([event])
 
-    def note(self, told: Iterable[News]) -> None:
+    def has_ended(self, execution_id: str) -> bool:
+        return RANKS.get(self._states.get(execution_id, ("", 0.0))[0]) == ENDED
+
+    def note(self, told: Iterable[OwnerEvent]) -> None:
         """Remember the states that were told."""
-        for each in told:
-            if each.event.state:
-                execution_id, state = each.event.state
-                self._states[execution_id] = state
+        for event in told:
+            if event.state and (self._is_further(*event.state) or not self.has_ended(event.state[0])):
+                self._states[event.state[0]] = event.state[1], time.monotonic()
+
+    def _is_further(self, execution_id: str, state: str) -> bool:
+        known = self._states.get(execution_id)
+        return known is None or RANKS[state] > RANKS[known[0]]
 
     def _tell(self, news: News) -> None:
         for watcher in list(self.telling):
             if watcher.is_live:
                 watcher.hear(self, news)
+            else:
+                watcher.has_missed(self)
 
 
 class OwnerWatcher(Watcher):
@@ -81,15 +99,25 @@ class OwnerWatcher(Watcher):
         self._is_level = [False] * len(self._owned)
         super().fall_behind()
 
+    def has_missed(self, owned: Owned) -> None:
+        """Note that it has to ask: something was told while it was not live."""
+        self._is_level[self._owned.index(owned)] = False
+
     async def missed(self) -> Piece | None:
         messages: list[bytes] = []
-        for place, owned in enumerate(self._owned):
-            while not self._is_level[place] or order(owned.heard) > order(self._seen[place]):
-                self._is_level[place] = True
-                newest, news = await self._since(owned, self._seen[place])
-                messages += [self._message(place, each) for each in news]
-                self._seen[place] = newest
+        while (place := self._first_behind()) is not None:
+            self._is_level[place] = True
+            newest, news = await self._since(self._owned[place], self._seen[place])
+            messages += [self._message(place, each) for each in news]
+            self._seen[place] = newest
         return Piece(b"".join(messages)) if messages else None
+
+    def _first_behind(self) -> int | None:
+        """Return which owner it has not heard all of. None is said without giving way, just before it is live."""
+        for place, owned in enumerate(self._owned):
+            if not self._is_level[place] or order(owned.heard) > order(self._seen[place]):
+                return place
+        return None
 
     def hear(self, owned: Owned, news: News) -> None:
         place = self._owned.index(owned)

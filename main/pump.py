@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 import orjson
+from django.db import OperationalError
 from django.http import HttpResponse
 from django.utils.translation import gettext as _
 
@@ -29,7 +30,7 @@ from main.channel import GATHER, owner_channel, stream_key
 from main.database import DATABASE_AWAY, with_database
 from main.events import NO_EVENT, Event, EventId, Snapshot, fold, merge
 from main.owned import News, Owned, OwnerWatcher, order
-from main.owner_events import OwnerEvent
+from main.owner_events import COMPLETED, FAILED, OwnerEvent
 from main.run import page_address
 from main.stored import present_by_owner, present_since, snapshots_of_ended, stored_snapshots
 from main.subscription import Subscription
@@ -57,6 +58,9 @@ RETURNS_PER_SECOND = 1000
 DATABASE_THREADS = 2
 # How many events are read at once of what a watcher missed.
 MISSED_AT_ONCE = 200
+# Seconds that PostgreSQL may take for an answer before it is taken for hung.
+DATABASE_PATIENCE = 5.0
+ENDS = (COMPLETED, FAILED)
 
 Found = TypeVar("Found")
 
@@ -178,9 +182,13 @@ class Pump:
             self._watchers.discard(watcher)
 
     async def _in_thread(self, what: Callable[[Any], Found], of: Any) -> Found:
-        """Ask the database."""
+        """Ask the database; raises what says that it is away, also where it hangs."""
         ask = partial(with_database, lambda: what(of))
-        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        try:
+            async with asyncio.timeout(DATABASE_PATIENCE):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        except TimeoutError as error:
+            raise OperationalError("PostgreSQL does not answer.") from error
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -190,7 +198,8 @@ class Pump:
     def _begin(self) -> None:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            for work in (self.subscription.listen(), self._tick(), self._check_access()):
+            works = (self.subscription.listen(), self._keep(), self._tick(), self._check_access())
+            for work in works:
                 self._spawn(work)
 
     # One execution
@@ -319,23 +328,33 @@ class Pump:
             self._catch_up_soon(watched)
 
     async def _add_early(self, watched: Watched) -> None:
-        while watched.early:
-            event = watched.early.pop(0)
-            number = EventId.parse(event["id"])
-            if watched.is_missing_something_before(number) and not watched.knows(number):
-                watched.whole = False
-                if _tells_an_end(event):  # which is stored, with what led to it
-                    await self._take_stored(watched)
-                watched.add_after_gap(event)
-            else:
-                watched.add(event, number)
-        watched.early = None
+        try:
+            while watched.early:
+                await self._add_late(watched, watched.early.pop(0))
+        except Exception:  # such as an event of a newer version of this code
+            logger.exception("what was told of %s could not be understood", watched.id)
+            watched.whole = False
+        finally:
+            watched.early = None
+
+    async def _add_late(self, watched: Watched, event: Event) -> None:
+        """Add an event that came while it was read what was before."""
+        number = EventId.parse(event["id"])
+        if watched.is_missing_something_before(number) and not watched.knows(number):
+            watched.whole = False
+            if _tells_an_end(event):  # which is stored, with what led to it
+                await self._take_stored(watched)
+            watched.add_after_gap(event)
+        else:
+            watched.add(event, number)
 
     async def _read_events(self, watched: Watched) -> None:
         """Add the events that Redis has and that were not heard, or take the newest snapshot there is."""
         watched.heard_at = time.monotonic()
         if watched.whole and watched.snapshot:
-            meta = await self.subscription.meta(watched.id)  # first: what is read later knows all that is in it
+            meta = await self.subscription.meta(
+                watched.id
+            )  # first: what is read later knows all that is in it
             events = await self.subscription.events(watched.id, _after(watched.snapshot))
             newest = EventId.parse(events[-1]["id"]) if events else watched.snapshot.id
             if leads_to(watched.snapshot, events) and (meta is None or meta.id <= newest):
@@ -430,42 +449,49 @@ class Pump:
 
     async def _news_since(self, owned: Owned, number: str) -> tuple[str, list[News]]:
         """Return what happened after a number, and the number that leads to; how all is where that is not known."""
-        if number:
-            news = await self.subscription.news(owned.owner, number)
-            if news and news[0].number == number:
-                owned.note(news)
-                return news[-1].number, news[1:]
-        newest = await self.subscription.newest(
-            owned.owner
-        )  # before what is stored: nothing falls in between
-        present = await self._present(owned.owner, number)
-        news = [News("", event) for event in present]
-        if news:  # who was sent a part of it only comes back for all of it
-            news[-1] = news[-1]._replace(number=newest)
-        owned.note(news)
-        return max(newest, number, key=order), news
-
-    async def _present(self, owner: str, since: str) -> list[OwnerEvent]:
-        try:
-            return await self._in_thread(partial(present_since, owner), order(since)[0] / 1000)
-        except DATABASE_AWAY:
-            return []
+        news = await self.subscription.news(owned.owner, number) if number else []
+        is_known = bool(news) and news[0].number == number
+        newest = news[-1].number if is_known else await self.subscription.newest(owned.owner)
+        since = order(number)[0] / 1000
+        present = await self._in_thread(partial(present_since, owned.owner), since)
+        told = news[1:] if is_known else []
+        ended = {each.event.state[0] for each in told if each.event.state and each.event.name in ENDS}
+        for (
+            event,
+            ended_at,
+        ) in present:  # what ended and was never told, and without a number all that has not ended
+            is_news = ended_at > since and event.state and event.state[0] not in ended
+            if (number and is_news) or (not is_known and not ended_at):
+                told.append(News("", event))
+        if told:  # who was sent a part of it only comes back for all of it
+            told[-1] = told[-1]._replace(number=newest)
+        owned.note(each.event for each in told)
+        owned.note(each.event for each in present)
+        return max(newest, number, key=order), told
 
     async def _look_up_owned(self) -> None:
         if self._owned:
             present = await self._in_thread(present_by_owner, list(self._owned))
             for owner, owned in self._owned.items():
-                owned.compare(present[owner])
+                owned.compare(each.event for each in present[owner])
 
     # Again and again
 
-    async def _tick(self) -> None:
-        """Send comments into silence, and look silent executions up in the database."""
+    async def _keep(self) -> None:
+        """Send comments into silence, and leave a Redis that hangs; whatever the database does."""
         while True:
-            await asyncio.sleep(LOOK_UP if self.subscription.is_connected else LOOK_UP_WITHOUT_REDIS)
+            await asyncio.sleep(LOOK_UP)
             try:
                 self._keep_alive()
                 await self.subscription.notice_silence()
+            except Exception:
+                logger.exception("the pump stumbled")
+
+    async def _tick(self) -> None:
+        """Look silent executions up in the database."""
+        while True:
+            await asyncio.sleep(LOOK_UP if self.subscription.is_connected else LOOK_UP_WITHOUT_REDIS)
+            try:
                 await self._look_up()
                 await self._look_up_owned()
             except DATABASE_AWAY:

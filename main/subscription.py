@@ -60,7 +60,8 @@ class Subscription:
         self._subscribed: dict[str, asyncio.Event] = {}
         self._arranging = Together(self._arrange, most=1_000_000)
         self._metas = Together(self._read_metas)
-        self._streams = Together(self._read_streams)
+        self._streams = Together(self._read_streams, most=50)  # each may be long
+        self._echo = asyncio.Event()
 
     @property
     def is_connected(self) -> bool:
@@ -131,7 +132,9 @@ class Subscription:
             if message is None:
                 continue
             channel = message["channel"].decode()
-            if message["type"] == "message":
+            if channel == IDLE_CHANNEL:
+                self._echo.set()
+            elif message["type"] == "message":
                 self._hear(channel, message["data"])
             elif message["type"] == "subscribe" and channel in self._subscribed:
                 self._subscribed[channel].set()
@@ -162,12 +165,14 @@ class Subscription:
                 await self._redis.aclose()
 
     async def notice_silence(self) -> None:
-        """Leave a Redis that hangs: that alone breaks no connection."""
+        """Leave a Redis that hangs, and a connection that carries nothing any more: that alone breaks none."""
         if not self._redis or not self.is_connected:
             return
+        self._echo.clear()
         try:
             async with asyncio.timeout(PING_PATIENCE):
-                await self._redis.ping()
+                await self._redis.publish(IDLE_CHANNEL, b"")
+                await self._echo.wait()
         except REDIS_AWAY:
             await self.disconnect()
 

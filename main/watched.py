@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from main import sse
 from main.access import Viewer
-from main.events import LAST_SEQ, NO_EVENT, Event, EventId, Snapshot, fold, merge
+from main.events import NO_EVENT, Event, EventId, Snapshot, fold, merge
 from main.watchers import Piece, Send, Watcher
 
 # At most ten frames a second for one execution.
@@ -46,6 +46,7 @@ class Watched:
         self.showing: set[SnapshotWatcher] = set()
         self.telling: set[EventWatcher] = set()
         self.version = 0
+        self.jumps = 0  # how often it was not known one by one what had happened
         self.heard_at = time.monotonic()
         self.ready = asyncio.Event()
         self._frame: Piece | None = None
@@ -92,6 +93,7 @@ class Watched:
         self.snapshot = newest()
         if self.snapshot is None or self.snapshot.public() == before:
             return
+        self.jumps += 1
         if self.telling:
             self._tell(whole(self.snapshot))
         self._changed()
@@ -182,7 +184,7 @@ class SnapshotWatcher(Watcher):
 class EventWatcher(Watcher):
     """Is told events, each once and in order: all after `seen`, or those of some types."""
 
-    __slots__ = ("_has_whole", "_missed", "_seen", "_since", "_types", "_watched")
+    __slots__ = ("_jumps", "_missed", "_seen", "_since", "_types", "_watched")
 
     def __init__(
         self,
@@ -201,7 +203,7 @@ class EventWatcher(Watcher):
         self._types = types
         self._since = since
         self._missed: list[Told] = []
-        self._has_whole = False
+        self._jumps = watched.jumps if watched.whole else -1
 
     async def missed(self) -> Piece | None:
         while True:
@@ -220,13 +222,23 @@ class EventWatcher(Watcher):
             if piece is None:
                 piece = pieces[self._types] = self._piece(told)
         else:
-            told = [each for each in told if each.number > self._seen or each.is_jump]
+            has_jumped = self._jumps != self._watched.jumps
+            told = [
+                each
+                for each in told
+                if each.number > self._seen or each.is_end or (each.is_jump and has_jumped)
+            ]
             if not told:
                 return
             piece = self._piece(told)
-        self._seen = max(self._seen, told[-1].number)
+        self._note(told)
         if piece.body:
             self.deliver(piece)
+
+    def _note(self, told: list[Told]) -> None:
+        self._seen = max(self._seen, told[-1].number)
+        if any(each.is_jump for each in told):
+            self._jumps = self._watched.jumps
 
     def _next_piece(self) -> Piece:
         """Take of what was missed as much as is sent in one go."""
@@ -235,7 +247,7 @@ class EventWatcher(Watcher):
             size += len(self._missed[taken].message)
             taken += 1
         told, self._missed = self._missed[:taken], self._missed[taken:]
-        self._seen = max(self._seen, told[-1].number)
+        self._note(told)
         return self._piece(told)
 
     def _piece(self, told: list[Told]) -> Piece:
@@ -247,10 +259,9 @@ class EventWatcher(Watcher):
         return Piece(b"".join(selected), told[-1].is_end)
 
     def _unnumbered(self) -> list[Told]:
-        """Return once what only PostgreSQL tells: its numbers are not those of events."""
-        if self._has_whole or self._watched.whole or self._watched.snapshot is None:
+        """Return once what no event tells: PostgreSQL alone knows it, and its numbers are not those of events."""
+        if self._jumps == self._watched.jumps or self._watched.snapshot is None:
             return []
-        self._has_whole = True
         return whole(self._watched.snapshot, self._seen)
 
 
@@ -278,7 +289,9 @@ def leads_on(seen: EventId, events: list[Event]) -> bool:
         return False
     first = events[0]
     number = EventId.parse(first["id"])
-    return first["type"] == "snapshot" or number in (_next(seen), (seen.attempt, LAST_SEQ))
+    if seen.attempt and not seen.seq:  # PostgreSQL told it, which knows more than the events before it
+        return first["type"] == "snapshot"
+    return first["type"] == "snapshot" or number == _next(seen)
 
 
 def leads_to(snapshot: Snapshot, events: list[Event]) -> bool:
@@ -288,7 +301,7 @@ def leads_to(snapshot: Snapshot, events: list[Event]) -> bool:
     first = events[0]
     number = EventId.parse(first["id"])
     expected = snapshot.id.seq + 1 if number.attempt == snapshot.id.attempt else 1
-    return first["type"] == "snapshot" or number <= snapshot.id or number.seq in (expected, LAST_SEQ)
+    return first["type"] == "snapshot" or number <= snapshot.id or number.seq == expected
 
 
 def _next(number: EventId) -> EventId:

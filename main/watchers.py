@@ -20,6 +20,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 logger = logging.getLogger(__name__)
 
+# Seconds after which a client shall come back whose stream could not go on.
+TROUBLE = 2.0
+
 _DONE = object()
 
 
@@ -61,7 +64,7 @@ class Watcher(ABC):
                 await self._send_piece(Piece(self._farewell, is_end=True))
             elif missed := await self.missed():
                 await self._send_piece(missed)
-            else:
+            elif self._farewell is None:  # which may have come while it was asked what was missed
                 self.is_live = True
                 return
 
@@ -82,7 +85,7 @@ class Watcher(ABC):
         """Look again what was missed: it was not heard of everything that happened."""
         if self.is_live:
             self.is_live = False
-            self._behind = asyncio.ensure_future(self.catch_up())
+            self._behind = asyncio.ensure_future(self._catch_up_aside())
 
     def comment(self) -> None:
         """Show the client, and what stands between, that the stream lives. One that is behind has enough to read."""
@@ -113,7 +116,15 @@ class Watcher(ABC):
 
     async def _go_on(self, sending: Coroutine[Any, Any, None], waiting_for: Any) -> None:
         await _rest(sending, waiting_for)
-        await self.catch_up()
+        await self._catch_up_aside()
+
+    async def _catch_up_aside(self) -> None:
+        """Catch up beside the server's own task; a stream for which that fails ends, and its client comes back."""
+        try:
+            await self.catch_up()
+        except Exception as error:
+            logger.warning("a stream cannot be caught up and ends", exc_info=error)
+            await self._send_piece(Piece(sse.retry(TROUBLE), is_end=True))
 
 
 def _begun(sending: Coroutine[Any, Any, None]) -> Any:

@@ -1,18 +1,27 @@
 """`GET /api/v1/stream`: what happens to all executions of one owner."""
 
+import asyncio
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from django.utils import timezone
 
 from accounts.models import User
 from config.tests.waiting import wait_until
+from main import stored
+from main.access import Viewer
 from main.channel import owner_channel, redis_client
+from main.events import Snapshot
 from main.models import Execution
+from main.owned import News, Owned, OwnerWatcher, order
+from main.owner_events import OwnerEvent, execution_event
 from main.tests.event_shapes import owner_misfit
 from main.tests.people import alice, sign_in
 from main.tests.platform import Platform, Visitor
@@ -41,15 +50,19 @@ def name_of(message: Message) -> str:
     return message.fields["event"]
 
 
-def until_the_end(stream: Iterator[Message], task_id: str) -> list[Message]:
-    """Return what is told of an execution, until it has ended."""
+def all_until_the_end(stream: Iterator[Message], task_id: str) -> list[Message]:
+    """Return everything that is told until an execution has ended."""
     told = []
     for message in stream:
-        if data_of(message)["execution_id"] == task_id:
-            told.append(message)
-            if name_of(message) in ENDS:
-                break
+        told.append(message)
+        if data_of(message)["execution_id"] == task_id and name_of(message) in ENDS:
+            break
     return told
+
+
+def until_the_end(stream: Iterator[Message], task_id: str) -> list[Message]:
+    """Return what is told of an execution, until it has ended."""
+    return [each for each in all_until_the_end(stream, task_id) if data_of(each)["execution_id"] == task_id]
 
 
 @pytest.fixture
@@ -103,7 +116,9 @@ def test_it_begins_with_what_has_not_ended(visitor: Visitor, watching: str) -> N
         first = data_of(next(stream))
         assert first["execution_id"] == watching
         fresh = visitor.start("count_flow")
-        assert {data_of(each)["execution_id"] for each in until_the_end(stream, fresh)} == {fresh}
+        told = {data_of(each)["execution_id"] for each in all_until_the_end(stream, fresh)}
+    assert ended not in told
+    assert fresh in told
 
 
 def test_nobody_is_told_of_others(
@@ -116,8 +131,10 @@ def test_nobody_is_told_of_others(
             other = stranger.start("count_flow")
             list(stranger.watch(other))
             mine = visitor.start("count_flow")
-            assert {data_of(each)["execution_id"] for each in until_the_end(stream, mine)} == {mine}
-        assert theirs != watching
+            told = {data_of(each)["execution_id"] for each in all_until_the_end(stream, mine)}
+    assert mine in told
+    assert told <= {mine, watching}
+    assert not told & {theirs, other}
 
 
 def test_who_comes_back_gets_exactly_what_was_missed(visitor: Visitor, watching: str) -> None:
@@ -205,3 +222,76 @@ def test_nobody_is_listened_for_once_everybody_has_left(visitor: Visitor, watchi
         next(stream)
         assert redis_client().pubsub_numsub(channel)[0][1] == 1
     wait_until(lambda: redis_client().pubsub_numsub(channel)[0][1] == 0)
+
+
+# What is told once, whoever finds it
+
+
+def state_event(state: str, execution_id: str = "1") -> OwnerEvent:
+    error: Any = {"type": "flow", "message": "No.", "retryable": False} if state == "FAILURE" else None
+    snapshot = Snapshot(state=state, error=error)  # type: ignore[arg-type]
+    return execution_event(execution_id, "count_flow", snapshot)
+
+
+class Told(list[str]):
+    """Takes what an owner's watcher is sent."""
+
+    async def send(self, message: Any) -> None:
+        self.extend(re.findall(r"event: (\w+)", message.get("body", b"").decode()))
+
+
+def test_an_end_is_told_once_and_nothing_after_it() -> None:
+    owned, told = Owned("alice"), Told()
+
+    async def nothing(owned: Owned, number: str) -> tuple[str, list[News]]:
+        return number, []
+
+    async def watch() -> None:
+        watcher = OwnerWatcher(told.send, Viewer("a"), [owned], seen=["1-0"], since=nothing)
+        owned.telling.add(watcher)
+        await watcher.catch_up()
+        owned.hear(News("2-0", state_event("PROGRESS")))
+        owned.compare([state_event("PROGRESS")])  # which is known
+        owned.compare([state_event("SUCCESS")])  # found before it is heard
+        owned.hear(News("3-0", state_event("SUCCESS")))
+        owned.compare([state_event("PROGRESS")])  # a look that was slow
+        owned.compare([state_event("FAILURE", "2")])
+
+    asyncio.run(watch())
+    assert told == ["EXECUTION_UPDATED", "EXECUTION_COMPLETED", "EXECUTION_FAILED"]
+
+
+def test_what_happens_to_one_owner_while_another_is_asked_about_is_not_missed() -> None:
+    user, visitor, told = Owned("user"), Owned("visitor"), Told()
+    stream: dict[str, list[News]] = {"user": [], "visitor": []}
+
+    async def since(owned: Owned, number: str) -> tuple[str, list[News]]:
+        found = [news for news in stream[owned.owner] if order(news.number) > order(number)]
+        if owned is visitor and not stream["user"]:
+            stream["user"].append(News("5-0", state_event("SUCCESS")))
+            user.hear(stream["user"][0])  # just now, and the watcher is not live yet
+        return found[-1].number if found else number or "1-0", found
+
+    async def watch() -> None:
+        watcher = OwnerWatcher(told.send, Viewer("a"), [user, visitor], seen=["1-0", "1-0"], since=since)
+        user.telling.add(watcher)
+        visitor.telling.add(watcher)
+        await watcher.catch_up()
+        assert watcher.is_live
+
+    asyncio.run(watch())
+    assert told == ["EXECUTION_COMPLETED"]
+
+
+@pytest.mark.django_db
+def test_each_owner_has_a_share_of_what_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "MOST_OWNED", 2)
+    owners = [uuid.uuid4() for _ in range(3)]
+    for owner in owners:
+        for _ in range(3):
+            Execution.objects.create(
+                flow="count_flow", kind="race", visitor=owner, owner_key=owner, time_limit=60
+            )
+    Execution.objects.filter(owner_key__in=owners).update(created_at=timezone.now() - timedelta(minutes=1))
+    present = stored.present_by_owner(map(str, owners))
+    assert [len(present[str(owner)]) for owner in owners] == [2, 2, 2]

@@ -76,6 +76,16 @@ def test_a_stream_ends_with_the_access(
     assert visitor.get(door.format(task_id)).status_code == 404
 
 
+@pytest.mark.parametrize("door", DOORS)
+def test_a_visitors_stream_ends_with_the_session(visitor: Visitor, gate: str, door: str) -> None:
+    task_id = visitor.start("gate_flow", folder=gate)
+    with visitor.stream("GET", door.format(task_id)) as response:
+        stream = messages(response)
+        next(stream)
+        Session.objects.filter(session_key=visitor.cookies[settings.SESSION_COOKIE_NAME]).delete()
+        assert set(ends(stream)[0]) == {"retry"}
+
+
 def test_staff_who_are_staff_no_more_see_no_more_of_others(
     platform: Platform, visitor: Visitor, alice: User, gate: str
 ) -> None:

@@ -108,6 +108,41 @@ def test_a_last_word_comes_also_to_who_is_behind() -> None:
     asyncio.run(watch())
 
 
+def test_a_last_word_that_comes_while_it_is_asked_what_was_missed_is_said() -> None:
+    class Asking(Numbers):
+        async def missed(self) -> Piece | None:
+            if not self.told:
+                self.told = 1
+                self.end(b"bye")
+            return None
+
+    async def watch() -> None:
+        client = Client()
+        watcher = Asking(client)
+        await watcher.catch_up()
+        assert (client.got, watcher.is_live, watcher.is_over) == ([b"bye"], False, True)
+
+    asyncio.run(watch())
+
+
+def test_a_stream_that_cannot_be_caught_up_ends_and_its_client_comes_back() -> None:
+    class Broken(Numbers):
+        async def missed(self) -> Piece | None:
+            raise ConnectionError
+
+    async def watch() -> None:
+        client = Client()
+        watcher = Broken(client)
+        watcher.is_live = True
+        watcher.fall_behind()
+        async with asyncio.timeout(5):
+            while not watcher.is_over:
+                await asyncio.sleep(0)
+        assert client.got == [b"retry: 2000\n\n"]
+
+    asyncio.run(watch())
+
+
 def test_who_left_while_behind_is_forgotten() -> None:
     async def watch() -> None:
         client, watcher = await behind()
