@@ -109,14 +109,16 @@ class Subscription:
     async def listen(self) -> None:
         """Listen for ever. A connection that breaks is made anew at once, one that cannot be made after a pause."""
         while True:
+            was_connected = False
             try:
                 await self._listen()
             except REDIS_AWAY as error:
                 logger.warning("no live events: Redis does not answer (%s)", type(error).__name__)
             except Exception:
                 logger.exception("the pump stumbled")
-            was_connected = self.is_connected
-            await self.disconnect()
+            finally:
+                was_connected = self.is_connected
+                await self.disconnect()
             if not was_connected:
                 await asyncio.sleep(PAUSE)
 
