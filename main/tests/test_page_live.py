@@ -56,6 +56,7 @@ class Streams:
 
 def visit(page: Page, address: str) -> None:
     """Open the page, and wait until it has read what it may have missed before it listened."""
+    page.goto("about:blank")  # what the page before it still reads is not meant
     with page.expect_response(re.compile("/executions/$")):
         page.goto(address)
 
