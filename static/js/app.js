@@ -217,8 +217,8 @@ function wait() {
   waitLine.hidden = false;
 }
 
-/** Shows an execution that was just started. */
-function present({ id, flow, inputs, origin = null }) {
+/** Shows an execution that was just started, unless who started it has gone to look at something else since. */
+function present({ id, flow, inputs, origin = null }, at) {
   complain("");
   const row = { id, flow, inputs, origin, title: flows.get(flow)?.title ?? flow, state: "PENDING", progress: 0 };
   const times = { created_at: new Date().toISOString(), started_at: null, finished_at: null, duration: null };
@@ -226,6 +226,7 @@ function present({ id, flow, inputs, origin = null }) {
   if (!executions.get(id)) executions.merge([{ ...row, ...times, status: gettext("Waiting to begin") }]);
   say(fill(gettext("%(title)s started"), { title: row.title }));
   watch.tell();
+  if (location.pathname !== at) return;
   go(`/executions/${id}/`);
   bringIntoView();
 }
@@ -234,13 +235,13 @@ async function submit(event) {
   event.preventDefault();
   if (starting) return; // Ctrl+Enter asks no button
   complain("");
-  const [flow, asked] = [chosen, fields];
+  const [flow, asked, at] = [chosen, fields, location.pathname];
   const inputs = asked.inputs();
   if (!inputs) return;
   starting = button.disabled = true;
   button.setAttribute("aria-busy", "true");
   try {
-    present({ id: await api.start(flow, inputs, wait), flow, inputs });
+    present({ id: await api.start(flow, inputs, wait), flow, inputs }, at);
   } catch (problem) {
     const others = asked.complain(problem.errors ?? {});
     const atFields = Object.keys(problem.errors ?? {}).length - others.length > 0;
@@ -254,7 +255,8 @@ async function submit(event) {
 }
 
 async function runAgain({ id, flow, inputs }, from) {
-  present({ id: await api.runAgain(id, from), flow, inputs: inputs ?? {}, origin: id });
+  const at = location.pathname;
+  present({ id: await api.runAgain(id, from), flow, inputs: inputs ?? {}, origin: id }, at);
   panel?.heading.focus({ preventScroll: true });
 }
 
