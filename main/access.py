@@ -66,8 +66,8 @@ def viewer_of(request: HttpRequest | Request, execution: Execution | None = None
 
 def ticket_for(viewer: Viewer, execution: Execution) -> str:
     """Return a ticket to watch an execution, for `?ticket=`."""
-    is_new = execution.is_new and not execution.is_final
-    return signing.dumps([str(execution.id), _known_as(viewer.session), *viewer[1:], is_new], salt=SALT)
+    claims = [str(execution.id), _known_as(viewer.session), *viewer[1:], execution.awaits_its_beginning]
+    return signing.dumps(claims, salt=SALT)
 
 
 def checked_ticket(ticket: str, execution_id: str, session: str) -> Ticket | None:

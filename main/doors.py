@@ -52,7 +52,7 @@ def watch_execution(request: HttpRequest, execution: Execution, *, shows: Shows)
         str(execution.id),
         viewer_of(request, execution),
         shows,
-        is_new=execution.is_new and not execution.is_final,
+        is_new=execution.awaits_its_beginning,
         seen=_seen(_last_event_id(request)) if shows == "events" else NO_EVENT,
         types=_types(request.GET.dict()) if shows == "events" else frozenset(),
     )

@@ -236,6 +236,11 @@ class Execution(models.Model):
         return self.attempt == 0 and not self.is_continued
 
     @property
+    def awaits_its_beginning(self) -> bool:
+        """Whether it is new and has not ended either: to whoever watches it, it is empty."""
+        return self.is_new and not self.is_final
+
+    @property
     def theirs(self) -> Theirs | None:
         """Whose stream tells of it; None where nobody is its owner."""
         return Theirs(str(self.owner_key), self.flow) if self.owner_key != queues.NOBODY else None

@@ -319,9 +319,12 @@ class Pump:
 
     async def _catch_up(self, watched: Watched) -> None:
         """Bring an execution to where Redis is, and then add what came meanwhile."""
+        watched.is_behind = False
         try:
-            watched.is_behind = False
             await self._read_events(watched)
+        except Exception:  # such as an event of a newer version of this code; PostgreSQL will tell the end
+            logger.exception("what Redis has of %s could not be understood", watched.id)
+            watched.whole = False
         finally:
             await self._add_early(watched)
         if watched.is_behind:  # the subscription broke meanwhile
@@ -352,9 +355,8 @@ class Pump:
         """Add the events that Redis has and that were not heard, or take the newest snapshot there is."""
         watched.heard_at = time.monotonic()
         if watched.whole and watched.snapshot:
-            meta = await self.subscription.meta(
-                watched.id
-            )  # first: what is read later knows all that is in it
+            # The meta first: the events that are read after it have all that is in it.
+            meta = await self.subscription.meta(watched.id)
             events = await self.subscription.events(watched.id, _after(watched.snapshot))
             newest = EventId.parse(events[-1]["id"]) if events else watched.snapshot.id
             if leads_to(watched.snapshot, events) and (meta is None or meta.id <= newest):
@@ -456,10 +458,8 @@ class Pump:
         present = await self._in_thread(partial(present_since, owned.owner), since)
         told = news[1:] if is_known else []
         ended = {each.event.state[0] for each in told if each.event.state and each.event.name in ENDS}
-        for (
-            event,
-            ended_at,
-        ) in present:  # what ended and was never told, and without a number all that has not ended
+        # What ended and was never told, and where it is not known what was told, all that has not ended.
+        for event, ended_at in present:
             is_news = ended_at > since and event.state and event.state[0] not in ended
             if (number and is_news) or (not is_known and not ended_at):
                 told.append(News("", event))
@@ -467,7 +467,8 @@ class Pump:
             told[-1] = told[-1]._replace(number=newest)
         owned.note(each.event for each in told)
         owned.note(each.event for each in present)
-        return max(newest, number, key=order), told
+        # A number that Redis does not know may be ahead of all that will come; without Redis it still counts.
+        return newest if self.subscription.is_connected else number, told
 
     async def _look_up_owned(self) -> None:
         if self._owned:
@@ -536,8 +537,12 @@ def _allowed(viewers: Collection[Viewer]) -> dict[Viewer, bool]:
 
 
 def _followed(snapshot: Snapshot | None, events: list[Event]) -> Snapshot | None:
-    for event in events:
-        snapshot = fold(snapshot, event) if snapshot else None
+    """Fold events onto a snapshot; None without one, and where an event is of another version of this code."""
+    try:
+        for event in events:
+            snapshot = fold(snapshot, event) if snapshot else None
+    except (ValueError, LookupError, TypeError):
+        return None
     return snapshot
 
 
@@ -545,7 +550,7 @@ def _newest(known: Snapshot | None, events: list[Event], shown: Snapshot | None)
     """Return what Redis knows, with what was shown or is stored, or that alone where Redis is behind."""
     newest = _followed(known or shown, events)
     if known is None or newest is None or shown is None:
-        return newest
+        return newest or shown
     return merge(newest, shown) if newest.id > shown.id else shown
 
 

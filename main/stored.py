@@ -63,9 +63,8 @@ def present_by_owner(owners: Iterable[str]) -> dict[str, list[Present]]:
 
 
 def _present(owners: Iterable[str], ended: Q, **more: Any) -> defaultdict[str, list[Present]]:
-    unended = Q(state=Execution.State.PENDING) | Q(
-        state=Execution.State.RUNNING
-    )  # each has an index of its own
+    # Not `state__in`: each of the two has an index of its own.
+    unended = Q(state=Execution.State.PENDING) | Q(state=Execution.State.RUNNING)
     progress = Step.objects.filter(execution=OuterRef("pk")).order_by("-progress").values("progress")[:1]
     place = Window(RowNumber(), partition_by=F("owner_key"), order_by=F("created_at").desc())
     found = (

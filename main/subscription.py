@@ -109,7 +109,6 @@ class Subscription:
     async def listen(self) -> None:
         """Listen for ever. A connection that breaks is made anew at once, one that cannot be made after a pause."""
         while True:
-            was_connected = False
             try:
                 await self._listen()
             except REDIS_AWAY as error:

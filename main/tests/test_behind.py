@@ -166,3 +166,9 @@ def test_what_is_read_before_redis_is_back_is_read_again(
     monkeypatch.setattr(pump, "_read_events", too_early)
     told = frames(behind, pump, progress=60)
     assert told[-1]["progress"] == 60
+
+
+def test_an_event_of_a_newer_version_keeps_nobody_from_watching(behind: Execution) -> None:
+    redis_client().xadd(stream_key(str(behind.id)), {"e": b'{"id":"2-1","type":"dance"}'}, id="2-1")
+    [first] = frames(behind, Pump())
+    assert seen(first) == AS_STORED

@@ -217,6 +217,12 @@ def test_an_id_that_cannot_be_is_refused(visitor: Visitor, watching: str, seen: 
     assert "is no id of an event" in response.json()["error"]
 
 
+def test_an_id_that_is_ahead_of_all_makes_nobody_deaf(visitor: Visitor, watching: str) -> None:
+    with opened(visitor, "9999999999999999999-0") as stream:
+        assert data_of(next(stream))["execution_id"] == watching
+        assert name_of(until_the_end(stream, visitor.start("count_flow"))[-1]) == "EXECUTION_COMPLETED"
+
+
 def test_nobody_is_listened_for_once_everybody_has_left(visitor: Visitor, watching: str) -> None:
     channel = owner_channel(str(Execution.objects.get(id=watching).owner_key))
     with opened(visitor) as stream:

@@ -9,9 +9,11 @@ import orjson
 import pytest
 
 from main.access import Viewer
+from main.events import NO_EVENT, Event, EventId, Snapshot
 from main.tests.platform import Platform, Visitor
 from main.tests.streams import stored_snapshot
 from main.together import Together
+from main.watched import EventWatcher, SnapshotWatcher, Told, Watched
 from main.watchers import Piece, Watcher
 
 
@@ -192,6 +194,34 @@ def unchunked(body: bytes) -> bytes:
         found += rest[: int(size, 16)]
         body = rest[int(size, 16) + 2 :]
     return found
+
+
+def test_what_is_sent_is_encoded_once_for_all() -> None:
+    async def nothing(watched: Watched, seen: EventId) -> list[Told]:
+        return []
+
+    async def watch() -> None:
+        watched = Watched("1")
+        watched.snapshot, watched.whole = Snapshot(), True
+        watched.begin()
+        shown, told = [Client(), Client()], [Client(), Client()]
+        viewer, everything = Viewer("somebody"), frozenset[str]()
+        for client in shown:
+            watched.showing.add(SnapshotWatcher(client.send, viewer, watched))
+        for client in told:
+            watched.telling.add(
+                EventWatcher(client.send, viewer, watched, seen=NO_EVENT, types=everything, since=nothing)
+            )
+        for watcher in [*watched.showing, *watched.telling]:
+            await watcher.catch_up()
+        event: Event = {"id": "1-1", "type": "token", "step": "", "text": "word"}
+        watched.add(event, EventId(1, 1))
+        await asyncio.sleep(0)  # what is read in one go is told in one go
+        for first, second in (shown, told):
+            assert b"word" in first.got[-1]
+            assert first.got[-1] is second.got[-1]
+
+    asyncio.run(watch())
 
 
 # Asking together
