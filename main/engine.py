@@ -59,6 +59,11 @@ class Workplace:
         return 0 if self.closing else self.capacity - len(self._busy)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether somebody works, or is about to claim: before a claim is seen anywhere else, it is seen here."""
+        return bool(self._busy)
+
+    @property
     def stuck(self) -> int:
         """How many threads were given up and have not ended since."""
         return len(self._stuck)

@@ -100,12 +100,6 @@ class Heart:
         with self._lock:
             return list(self._kept().values())
 
-    @property
-    def claims(self) -> list[Claim]:
-        """What this process holds."""
-        with self._lock:
-            return list(self._kept())
-
     def _kept(self) -> dict[Claim, Run]:
         return {claim: held.run for claim, held in self._held.items() if not held.is_lost}
 

@@ -439,8 +439,11 @@ class Execution(models.Model):
 
     @classmethod
     def hand_back_all(cls, worker: str) -> int:
-        """Give back whatever a worker process and its children hold; return how many that was."""
-        return _hand_back("starts_with(worker, %s)", [worker])
+        """Give back whatever a worker process and its children hold; return how many that was.
+
+        `worker` is the name of a process with a slash behind it, or what the names of a parent's children begin with.
+        """
+        return _hand_back("starts_with(worker || '/', %s)", [worker])
 
     @classmethod
     def is_any_held_by(cls, worker: str) -> bool:

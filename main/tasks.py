@@ -30,7 +30,7 @@ from main.chat_models import chat_model
 from main.confinement import Confinement, end_process
 from main.database import DATABASE_AWAY, with_database
 from main.errors import FlowError
-from main.leases import CPU_STOP_PATIENCE, STOP_PATIENCE, be_child_of, heart, worker_prefix
+from main.leases import CPU_STOP_PATIENCE, STOP_PATIENCE, be_child_of, worker_name, worker_prefix
 from main.models import Execution, WorkerBeat
 from main.registry import load_flows
 
@@ -150,11 +150,10 @@ def _hand_back_and_leave() -> None:
     try:
         engine.close()
         until = time.monotonic() + GRACE
-        while heart.claims and time.monotonic() < until:
+        while engine.workplace.is_busy and time.monotonic() < until:
             time.sleep(0.05)
-        for claim in heart.claims:
-            if with_database(Execution(id=claim.id, attempt=claim.attempt).hand_back):
-                bells.ring_now(engine.workplace.kind)
+        if with_database(lambda: Execution.hand_back_all(f"{worker_name()}/")):
+            bells.ring_now(engine.workplace.kind)
     except DATABASE_AWAY:
         logger.warning("the database is away: the lease will run out by itself")
     finally:
@@ -258,5 +257,7 @@ def _close_children() -> None:
 
 def _wait_for_runs(seconds: float) -> None:
     until = time.monotonic() + seconds
-    while time.monotonic() < until and with_database(lambda: Execution.is_any_held_by(worker_prefix())):
+    while time.monotonic() < until and (
+        engine.workplace.is_busy or with_database(lambda: Execution.is_any_held_by(worker_prefix()))
+    ):
         time.sleep(0.1)

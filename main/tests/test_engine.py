@@ -791,6 +791,37 @@ def test_a_run_that_begins_while_its_worker_stops_does_no_step(workplace: Workpl
     assert (fresh(execution).state, fresh(execution).steps.count()) == ("PENDING", 0)
 
 
+@pytest.mark.parametrize("leave", ["_hand_back_and_leave", "_hand_back_and_exit"])
+def test_what_is_being_claimed_while_its_worker_stops_is_handed_back(
+    monkeypatch: pytest.MonkeyPatch, leave: str
+) -> None:
+    """A claim is in the database before this process holds it."""
+    ended = threading.Event()
+    monkeypatch.setattr(tasks, "end_process", ended.set)
+    monkeypatch.setattr(tasks, "_exit", lambda code: ended.set())
+    monkeypatch.setattr(descendants, "kill", lambda: None)
+    claimed, closing = threading.Event(), threading.Event()
+    claim_next = Execution.claim_next
+
+    def claim_slowly(kind: str, worker: str) -> Execution | None:
+        execution = claim_next(kind, worker)
+        claimed.set()
+        closing.wait(10)
+        return execution
+
+    monkeypatch.setattr(Execution, "claim_next", claim_slowly)
+    execution = waiting("count_flow")
+    worker = in_thread(lambda: work(KIND))
+    assert claimed.wait(10)
+    leaving = in_thread(getattr(tasks, leave))
+    wait_until(lambda: engine.workplace.closing)
+    assert not ended.wait(0.2), "it waits for what it may have claimed"
+    closing.set()
+    leaving.result(10)
+    worker.result(10)
+    assert (fresh(execution).state, fresh(execution).crashes) == ("PENDING", 0)
+
+
 @pytest.mark.parametrize("error", [OperationalError, ProgrammingError])
 def test_a_worker_that_cannot_hand_back_ends_all_the_same(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]

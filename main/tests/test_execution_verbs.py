@@ -495,6 +495,12 @@ def test_a_worker_hands_back_what_it_and_its_children_hold() -> None:
     assert fresh(done).state == "SUCCESS"
 
 
+def test_a_child_hands_back_what_it_holds_itself() -> None:
+    own, sibling = claimed("host/1/7"), claimed("host/1/77")
+    assert Execution.hand_back_all("host/1/7/") == 1
+    assert (fresh(own).state, fresh(sibling).state) == ("PENDING", "RUNNING")
+
+
 def test_a_lease_that_ran_out_is_a_crash() -> None:
     dead, alive = claimed(), claimed()
     let_expire(dead)
