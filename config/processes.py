@@ -1,10 +1,11 @@
 """How each process of the platform is called, by `manage.py dev` and in docker-compose.yml alike."""
 
 
-def commands(*, bind: str, web: int, io: int, cpu: int) -> dict[str, list[str]]:
+def commands(*, bind: str, web: int, io: int, cpu: int, notifications: int = 4) -> dict[str, list[str]]:
     """Return the command line of each process.
 
-    `web`, `io` and `cpu` are numbers: of web processes, and of executions at once in either worker.
+    The others are numbers: `web` of web processes, `io` and `cpu` of executions at once in either worker, and
+    `notifications` of mails.
     """
     return {
         "web": [
@@ -17,6 +18,7 @@ def commands(*, bind: str, web: int, io: int, cpu: int) -> dict[str, list[str]]:
         ],
         "worker-io": worker("io", "threads", io),
         "worker-cpu": worker("cpu", "prefork", cpu),
+        "worker-notifications": worker("notifications", "threads", notifications),
     }
 
 

@@ -6,9 +6,11 @@ joins a running `manage.py dev`. Everything else is production and refuses to st
 
 import hashlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -52,6 +54,7 @@ elif "*" in ALLOWED_HOSTS:
 INSTALLED_APPS = [
     "accounts",
     "main",
+    "notifications",
     "ops",
     "django.contrib.admin.apps.SimpleAdminConfig",  # config/urls.py finds the admins: workers need none
     "django.contrib.auth",
@@ -103,6 +106,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "notifications.context.told",
             ],
         },
     },
@@ -240,6 +244,47 @@ CONTENT_SECURITY_POLICY = {
         "object-src": ["'none'"],
     }
 }
+
+# Mail
+
+# Where people reach this server, for links in mails. `manage.py dev` says where it listens.
+_HOST = next((host for host in ALLOWED_HOSTS if host != "*"), "localhost").lstrip(".")
+PUBLIC_URL: str = env.str("PUBLIC_URL", default="").rstrip("/") or f"{'https' if HTTPS else 'http'}://{_HOST}"
+if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", PUBLIC_URL):
+    raise ImproperlyConfigured(
+        f"PUBLIC_URL is {PUBLIC_URL!r}. It has to be an address such as https://flows.example.com"
+    )
+EMAIL_URL: str = env.str("EMAIL_URL", default="")
+EMAIL_SERVICE: str = env.str("EMAIL_SERVICE", default="")
+# What django-anymail asks for, such as ANYMAIL_MAILGUN_API_KEY.
+ANYMAIL = {
+    name.removeprefix("ANYMAIL_"): value for name, value in os.environ.items() if name.startswith("ANYMAIL_")
+}
+DEFAULT_FROM_EMAIL: str = env.str(
+    "DEFAULT_FROM_EMAIL", default=f"API-CTM <no-reply@{urlsplit(PUBLIC_URL).hostname}>"
+)
+# Seconds that a mail server may stay silent before a try is given up.
+EMAIL_TIMEOUT: int = env.int("EMAIL_TIMEOUT", default=20)
+MAIL_FOLDER = LOCAL_DIR / "mail"
+if EMAIL_SERVICE:
+    EMAIL_BACKEND = f"anymail.backends.{EMAIL_SERVICE}.EmailBackend"
+elif EMAIL_URL:
+    if urlsplit(EMAIL_URL).scheme not in ("smtp", "smtps", "smtp+tls", "smtp+ssl"):
+        raise ImproperlyConfigured("EMAIL_URL has to begin with smtp://, smtp+tls:// or smtp+ssl://")
+    vars().update(env.email("EMAIL_URL"))
+    EMAIL_BACKEND = "notifications.smtp.EmailBackend"
+elif DEVELOPMENT:
+    EMAIL_BACKEND = "notifications.mail_folder.EmailBackend"
+else:
+    EMAIL_BACKEND = ""  # what is to be sent waits
+# How many mails one receiver gets in so many seconds; what is more comes as one digest. 0 for no limit.
+MAILS_PER_RECEIVER: int = env.int("MAILS_PER_RECEIVER", default=10)
+MAIL_PERIOD: int = env.int("MAIL_PERIOD", default=600)
+# Seconds before a mail that was put off is tried again, doubling each time, and hours after which it is given up.
+MAIL_RETRY_SECONDS: float = env.float("MAIL_RETRY_SECONDS", default=30.0)
+MAIL_RETRY_HOURS: float = env.float("MAIL_RETRY_HOURS", default=24.0)
+# How many mails one notifications worker sends at once.
+NOTIFICATION_CONCURRENCY: int = env.int("NOTIFICATION_CONCURRENCY", default=4)
 
 # Language, time, files
 

@@ -19,7 +19,7 @@ from config.embedded import EmbeddedError, guarded
 from config.servers import Servers
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-COLOURS = (36, 33, 35)
+COLOURS = (36, 33, 35, 32)
 # Lines come as they are written; Celery's long advice against root is for servers.
 ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore:You're running the worker with superuser"}
 # Seconds that a child gets to end: a little more than a worker needs to hand back what it runs (GRACE in

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.auth.views import LoginView, LogoutView
+from django.contrib.auth.views import LogoutView
 from django.urls import URLPattern, path
 from django.views.generic import RedirectView
 from django.views.i18n import JavaScriptCatalog
 
+from accounts.views import SignIn
 from main import schema_views, views
+from notifications import views as notifications
 from ops import views as ops
 
 
@@ -34,6 +36,18 @@ urlpatterns = [
     *both("api/v1/executions/<str:execution_id>/cancel", views.Cancel.as_view(), "cancel"),
     *both("api/v1/executions/<str:execution_id>/run-again", views.RunAgain.as_view(), "run_again"),
     *both("api/v1/executions/<str:execution_id>/entry", views.EntryDetail.as_view(), "entry"),
+    *both("api/v1/executions/<str:execution_id>/notify", notifications.Notify.as_view(), "notify"),
+    *both(
+        "api/v1/executions/<str:execution_id>/notifications",
+        notifications.Notifications.as_view(),
+        "notifications",
+    ),
+    *both("api/v1/executions/<str:execution_id>/seen", notifications.Seen.as_view(), "seen"),
+    *both("notifications/", notifications.preferences, "preferences"),
+    *both("unsubscribe/<str:token>/", notifications.unsubscribe, "unsubscribe"),
+    *both("mailbox/", notifications.mailbox, "mailbox"),
+    *both("mailbox/<str:name>/", notifications.mail, "mail"),
+    *both("mailbox/<str:name>/html/", notifications.mail_html, "mail_html"),
     *both("api/v1/events/schema", schema_views.event_schemas, "event_schemas"),
     *both("api/v1/ops/queues", ops.Queues.as_view(), "queues"),
     *both("api/v1/ops/queues/<str:name>/purge", ops.Purge.as_view(), "purge"),
@@ -46,7 +60,7 @@ urlpatterns = [
     *both("docs/<slug:name>/", views.document, "document"),
     *both("health/", views.health, "health"),
     *both("jsi18n/", JavaScriptCatalog.as_view(), "javascript_catalog"),
-    *both("sign-in/", LoginView.as_view(template_name="accounts/sign_in.html"), "sign_in"),
+    *both("sign-in/", SignIn.as_view(), "sign_in"),
     *both("sign-out/", LogoutView.as_view(), "sign_out"),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from django.db import InterfaceError, InternalError, OperationalError, connection
+from django.db import InterfaceError, InternalError, OperationalError, connection, models
 from psycopg.errors import IdleInTransactionSessionTimeout
 from psycopg_pool import PoolTimeout
 
@@ -57,3 +57,11 @@ def execute(sql: str, parameters: list[Any]) -> None:
     """Execute a statement of our own that returns nothing."""
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
+
+
+class clock(models.Func):
+    """`clock_timestamp()`: now, also late in a long transaction."""
+
+    function = "clock_timestamp"
+    template = "%(function)s()"
+    output_field = models.DateTimeField()

@@ -28,10 +28,10 @@ from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
-from main import bells, queues
+from main import bells, endings, queues
 from main.channel import Theirs, announce_start
 from main.checkpoints import Checkpoint, CheckpointBlob, CheckpointWrite
-from main.database import fetch
+from main.database import clock, fetch
 from main.events import Entry as EntryView
 from main.events import ErrorDetail, Event, EventId, Snapshot, bounded, fold
 from main.journal import LOST, Entry, Fenced, Step
@@ -135,6 +135,8 @@ class Execution(models.Model):
     error = models.JSONField(_("error"), null=True, blank=True)
     usage = models.JSONField(_("usage"), default=dict, blank=True)
     chat_model = models.CharField(_("chat model"), max_length=200, blank=True)
+    # Whether its owner asked to be told when it ends; by whom and how is not main's business.
+    notify = models.BooleanField(_("notify"), default=False, db_default=False)
 
     class Meta:
         verbose_name = _("execution")
@@ -280,7 +282,7 @@ class Execution(models.Model):
             owner_key=owner_key,
             priority=priority,
             turn=queues.next_turn(flow.kind, priority, owner_key),
-            expires_at=_clock() + timedelta(seconds=queues.WAITING_LIMITS[priority]),
+            expires_at=clock() + timedelta(seconds=queues.WAITING_LIMITS[priority]),
             time_limit=flow.time_limit or settings.EXECUTION_TIME_LIMIT,
             **fields,
         )
@@ -301,7 +303,7 @@ class Execution(models.Model):
         Raises KeyReusedError where that was another request.
         """
         found = cls.objects.filter(owner_key=_owner_key(owner_id, visitor), idempotency_key=key)
-        found.filter(created_at__lte=_clock() - timedelta(seconds=IDEMPOTENCY_PERIOD)).update(
+        found.filter(created_at__lte=clock() - timedelta(seconds=IDEMPOTENCY_PERIOD)).update(
             idempotency_key=None
         )
         execution = found.first()
@@ -407,10 +409,22 @@ class Execution(models.Model):
             ):
                 raise Fenced(LOST)
             Entry.keep(self, entries)
+            endings.tell([self])
 
     def cancel(self) -> bool:
         """End an execution that has not ended yet; say whether this call did it."""
-        return self._end(~models.Q(state__in=self.FINAL), self.State.CANCELLED, error=CANCELLED)
+        with transaction.atomic():
+            ended = self._end(self._unended(), self.State.CANCELLED, error=CANCELLED)
+            endings.tell([self] if ended else [])
+        return ended
+
+    def ask_to_notify(self, notify: bool) -> bool:
+        """Note whether its owner wants to be told of the end; False where it has ended already."""
+        return bool(Execution.objects.filter(self._unended(), id=self.id).update(notify=notify))
+
+    @classmethod
+    def _unended(cls) -> models.Q:
+        return ~models.Q(state__in=cls.FINAL)
 
     @classmethod
     def purge(cls, kind: str, priority: str, most: int) -> "list[Execution]":
@@ -418,6 +432,13 @@ class Execution(models.Model):
 
         What a worker takes at the same moment is left to it.
         """
+        with transaction.atomic():
+            cancelled = cls._purge(kind, priority, most)
+            endings.tell(cancelled)
+        return cancelled
+
+    @classmethod
+    def _purge(cls, kind: str, priority: str, most: int) -> "list[Execution]":
         cancelled = cls.objects.raw(
             """
             WITH due AS (
@@ -427,7 +448,7 @@ class Execution(models.Model):
             )
             UPDATE main_execution SET state = 'CANCELLED', finished_at = clock_timestamp(), error = %(error)s::jsonb
             FROM due WHERE main_execution.id = due.id
-            RETURNING main_execution.id, flow, owner_key, attempt, effect_scope, state, error
+            RETURNING main_execution.id, flow, owner_id, owner_key, attempt, effect_scope, state, error
             """,
             {"kind": kind, "priority": priority, "most": most, "error": orjson.dumps(CANCELLED).decode()},
         )
@@ -476,7 +497,7 @@ class Execution(models.Model):
             message=f"The execution was stopped: its worker died {MAX_CRASHES} times while running it.",
             retryable=False,
         )
-        overdue = models.Q(state=cls.State.RUNNING, lease_until__lt=_clock(), crashes__gte=MAX_CRASHES - 1)
+        overdue = models.Q(state=cls.State.RUNNING, lease_until__lt=clock(), crashes__gte=MAX_CRASHES - 1)
         return cls._end_all(overdue, error, crashes=models.F("crashes") + 1)
 
     @classmethod
@@ -486,7 +507,7 @@ class Execution(models.Model):
             type="timeout", message="The execution took longer than it may and was stopped.", retryable=False
         )
         unended = (cls.State.PENDING, cls.State.RUNNING)
-        return cls._end_all(models.Q(state__in=unended, deadline__lt=_clock()), error)
+        return cls._end_all(models.Q(state__in=unended, deadline__lt=clock()), error)
 
     @classmethod
     def end_expired(cls) -> "list[Execution]":
@@ -496,12 +517,12 @@ class Execution(models.Model):
             message="The execution waited for a worker longer than it may, and was not run.",
             retryable=True,
         )
-        return cls._end_all(models.Q(state=cls.State.PENDING, expires_at__lt=_clock()), error)
+        return cls._end_all(models.Q(state=cls.State.PENDING, expires_at__lt=clock()), error)
 
     def settle(self) -> bool:
         """Take a failed execution off the dead letters; say whether this call did it."""
         failed = Execution.objects.filter(id=self.id, state=self.State.FAILURE, settled_at=None)
-        return bool(failed.update(settled_at=_clock()))
+        return bool(failed.update(settled_at=clock()))
 
     @classmethod
     def dead_letters(cls) -> "models.QuerySet[Execution]":
@@ -511,7 +532,7 @@ class Execution(models.Model):
     @classmethod
     def prune(cls, days: float, most: int) -> int:
         """Delete the oldest of what ended more than some days ago, at most so many; return how many."""
-        old = cls.objects.filter(finished_at__lt=_clock() - timedelta(days=days)).order_by("finished_at")
+        old = cls.objects.filter(finished_at__lt=clock() - timedelta(days=days)).order_by("finished_at")
         ids = list(old.values_list("id", flat=True)[:most])
         cls.objects.filter(id__in=ids).only("id").delete()  # what it holds need not be read for that
         return len(ids)
@@ -532,16 +553,18 @@ class Execution(models.Model):
         with transaction.atomic():
             # A row that somebody has locked is left for the next time: one sweeper waits for it, and all would.
             due = cls.objects.filter(condition).defer("inputs", "result").select_for_update(skip_locked=True)
-            return [
+            ended: list[Execution] = [
                 each
                 for each in due[:ENDED_AT_ONCE]
                 if each._end(condition, cls.State.FAILURE, error=error, **changes)
             ]
+            endings.tell(ended)
+        return ended
 
     def _end(self, condition: models.Q, state: str, **changes: Any) -> bool:
         """The UPDATE behind every end of one execution: it happens where the condition still holds."""
         changed = Execution.objects.filter(condition, id=self.id).update(
-            state=state, finished_at=_clock(), lease_until=None, **changes
+            state=state, finished_at=clock(), lease_until=None, **changes
         )
         return bool(changed)
 
@@ -615,14 +638,6 @@ class Execution(models.Model):
 
 def _owner_key(owner_id: uuid.UUID | None, visitor: uuid.UUID | None) -> uuid.UUID:
     return owner_id or visitor or queues.NOBODY
-
-
-class _clock(models.Func):
-    """`clock_timestamp()`: now, also late in a long transaction."""
-
-    function = "clock_timestamp"
-    template = "%(function)s()"
-    output_field = models.DateTimeField()
 
 
 def _kept(sql: str, claims: Iterable[Claim]) -> set[Claim]:

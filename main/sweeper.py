@@ -49,7 +49,7 @@ def begin(give_up: Callable[[int], None], patience: float) -> None:
         ("sweeper", sweep, SWEEP),
     )
     for name, what, pause in threads:
-        threading.Thread(target=_forever, args=(what, pause), name=name, daemon=True).start()
+        threading.Thread(target=forever, args=(what, pause), name=name, daemon=True).start()
 
 
 def sweep() -> None:
@@ -126,7 +126,7 @@ def _look_for_work(waiting: dict[str, int]) -> None:
         threading.Thread(target=work, args=(workplace.kind,), name="unrung", daemon=True).start()
 
 
-def _forever(what: Callable[[], None], pause: float) -> None:
+def forever(what: Callable[[], None], pause: float) -> None:
     while True:
         began = time.monotonic()
         try:

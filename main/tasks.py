@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 from billiard import active_children
@@ -32,7 +32,7 @@ from main.database import DATABASE_AWAY, with_database
 from main.errors import FlowError
 from main.leases import CPU_STOP_PATIENCE, STOP_PATIENCE, be_child_of, worker_name, worker_prefix
 from main.models import Execution, WorkerBeat
-from main.registry import load_flows
+from main.registry import Kind, load_flows
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +63,14 @@ def work(kind: str) -> None:
 def _load(instance: Any, **_: Any) -> None:
     """Import what flows need before the first bell, in a prefork worker before the fork."""
     global _parent_pipe
+    queues = list(instance.app.amqp.queues.consume_from)
+    if queues[0] not in get_args(Kind):  # another app's worker
+        return
     try:
         load_flows(["main.flows", *settings.FLOW_MODULES])
     except Exception as error:
         # Celery logs what a receiver raises and goes on; a worker without its flows would fail every execution.
         raise SystemExit("".join(traceback.format_exception(error))) from error
-    queues = list(instance.app.amqp.queues.consume_from)
     engine.workplace.kind = queues[0]
     if _runs_in_threads(instance.pool_cls):
         threading.Thread(target=_warm_up, name="warm-up").start()
@@ -86,6 +88,8 @@ def _load(instance: Any, **_: Any) -> None:
 @worker_ready.connect
 def _open_threads(sender: Any, **_: Any) -> None:
     """Begin in a worker that runs flows in its own threads; the children of the others begin by themselves."""
+    if not engine.workplace.kind:
+        return
     if _runs_in_threads(sender.controller.pool_cls):
         engine.workplace.capacity = sender.controller.concurrency
         sweeper.begin(give_up=_give_up_thread, patience=STOP_PATIENCE)
@@ -206,6 +210,8 @@ def _give_up_thread(thread: int) -> None:
 @worker_shutting_down.connect
 def _close(**_: Any) -> None:
     global _closing
+    if not engine.workplace.kind:
+        return
     _closing = threading.Thread(target=_hand_back_and_exit, name="closing")
     _closing.start()
 

@@ -49,14 +49,14 @@ WATCHED = ("owner", "visitor", "state", "attempt", "effect_scope")
 
 
 class StartTask(APIView):
-    """`POST /start-task/` with `{"flow", "inputs", "priority"}`: store an execution and answer with its id.
+    """`POST /start-task/` with `{"flow", "inputs", "priority", "notify"}`: store an execution and answer with its id.
 
     With an `Idempotency-Key`, the same request answers with the same id for a day.
     """
 
     def post(self, request: Request) -> Response:
         owner = owner_of(request)
-        body = body_of(request, "flow", "inputs", "priority")
+        body = body_of(request, "flow", "inputs", "priority", "notify")
         execution = start_once(request, owner, body, partial(_start, request, owner, body))
         if owner.visitor:  # also where it was started before: that answer, and its cookie, may have been lost
             request._request.session["visitor"] = str(owner.visitor)
@@ -80,6 +80,7 @@ def _start(request: Request, owner: Owner, body: dict[str, Any], **fields: Any) 
     if reason := why_unavailable(flow):
         raise Conflict(reason)
     inputs, priority = _valid_inputs(flow, body), _priority(request, flow, body)
+    fields["notify"] = _notify(request, body)
     count_start(request)
     return Execution.start(
         flow, inputs, owner_id=owner.user_id, visitor=owner.visitor, priority=priority, **fields
@@ -105,6 +106,26 @@ def _priority(request: Request, flow: Flow, body: dict[str, Any]) -> str:
     if not request.user.is_authenticated and known.index(priority) < known.index(flow.priority):
         raise PermissionDenied(_("Sign in to start with a higher priority."))
     return str(priority)
+
+
+def _notify(request: Request, body: dict[str, Any]) -> bool:
+    """Return whether who asks wants to be told of the end. A visitor has no address that is known to be theirs."""
+    if "notify" not in body or not boolean_of(body, "notify"):
+        return False
+    if not request.user.is_authenticated:
+        raise PermissionDenied(
+            _("Sign in to be told when it ends: mails go to the addresses of accounts alone.")
+        )
+    return True
+
+
+def boolean_of(body: dict[str, Any], field: str) -> bool:
+    """Return a field of a request that is true or false; raises Invalid."""
+    value = body.get(field)
+    if not isinstance(value, bool):
+        sentence = _("“%(name)s” is either true or false.") % {"name": field}
+        raise Invalid(sentence, {field: [sentence]})
+    return value
 
 
 def _requested_flow(body: dict[str, Any]) -> Flow:
@@ -156,7 +177,7 @@ def own_executions(request: HttpRequest | Request) -> QuerySet[Execution]:
     return Execution.objects.filter(owned)
 
 
-def _visible(request: HttpRequest | Request, execution_id: str, *fields: str) -> Execution:
+def visible(request: HttpRequest | Request, execution_id: str, *fields: str) -> Execution:
     """Return an execution the asking person may see; one that is not there and one of others are both a 404.
 
     `fields` are those that are read at once.
@@ -246,12 +267,12 @@ def execution_page(request: HttpRequest, execution_id: str) -> HttpResponse:
     """`GET /executions/<id>/`: the live page, or JSON where that is what is accepted."""
     if request.get_preferred_type(["text/html", "application/json"]) == "application/json":
         return ExecutionDetail.as_view()(request, execution_id=execution_id)
-    return _page(request, _visible(request, execution_id))
+    return _page(request, visible(request, execution_id))
 
 
 class ExecutionDetail(APIView):
     def get(self, request: Request, execution_id: str) -> Response:
-        execution = _visible(request, execution_id)
+        execution = visible(request, execution_id)
         snapshot = snapshot_of(execution)
         return Response(
             {
@@ -280,7 +301,7 @@ class EntryDetail(APIView):
     """`GET /api/v1/executions/<id>/entry?step=&n=`: a tool result that was too large to be sent along."""
 
     def get(self, request: Request, execution_id: str) -> Response:
-        execution = _visible(request, execution_id)
+        execution = visible(request, execution_id)
         step, number = request.query_params.get("step", ""), request.query_params.get("n", "")
         if not re.fullmatch("[0-9]{1,9}", number) or "\x00" in step:
             raise NotFound(_("There is no such entry."))
@@ -293,7 +314,7 @@ class EntryDetail(APIView):
 @safe_only
 def answer(request: HttpRequest, execution_id: str) -> HttpResponse:
     """`GET /executions/<id>/answer/`: the result as safe HTML, for the page to put in."""
-    execution = _visible(request, execution_id)
+    execution = visible(request, execution_id)
     if execution.state != Execution.State.SUCCESS or not isinstance(execution.result, str):
         raise Http404(_("There is no answer in words."))
     return HttpResponse(render_markdown(execution.result))
@@ -305,7 +326,7 @@ def answer(request: HttpRequest, execution_id: str) -> HttpResponse:
 @stream
 def task_status(request: HttpRequest, execution_id: str) -> HttpResponse:
     """`GET /task-status/<id>/`: the stream of snapshots."""
-    execution = _visible(request, execution_id, *WATCHED)
+    execution = visible(request, execution_id, *WATCHED)
     if not execution.is_final:
         return HandOff(watch_execution(request, execution, shows="snapshots"))
     if has_seen_the_end(request):
@@ -317,7 +338,7 @@ def task_status(request: HttpRequest, execution_id: str) -> HttpResponse:
 @stream
 def events(request: HttpRequest, execution_id: str) -> HttpResponse:
     """`GET /api/v1/executions/<id>/events`: the stream of events, from where the client was."""
-    execution = _visible(request, execution_id, *WATCHED)
+    execution = visible(request, execution_id, *WATCHED)
     if execution.is_final and has_seen_the_end(request):
         return HttpResponse(status=204)
     return HandOff(watch_execution(request, execution, shows="events"))
@@ -337,7 +358,7 @@ class Cancel(APIView):
     """`POST /api/v1/executions/<id>/cancel`: end it."""
 
     def post(self, request: Request, execution_id: str) -> Response:
-        execution = _visible(request, execution_id)
+        execution = visible(request, execution_id)
         if not execution.cancel():
             raise Conflict(_("The execution has ended already."))
         announce_outside_end(execution)
@@ -348,7 +369,7 @@ class RunAgain(APIView):
     """`POST /api/v1/executions/<id>/run-again` with `{"from": "start" | "failed_step"}`: start it once more."""
 
     def post(self, request: Request, execution_id: str) -> Response:
-        execution = _visible(request, execution_id)
+        execution = visible(request, execution_id)
         body = body_of(request, "from")
         way = requested_way(body)
         _check_open(request, FLOW_REGISTRY.get(execution.flow))

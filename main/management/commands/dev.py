@@ -17,7 +17,7 @@ from accounts.models import User
 from config import embedded
 from config.processes import commands
 from config.servers import Servers
-from config.supervisor import STOPS, Supervisor, tell, watched
+from config.supervisor import STOPS, Supervisor, reachable, tell, watched
 
 ADMIN = "admin@example.com"
 BACKLOG = 2048  # gunicorn's own
@@ -39,6 +39,7 @@ class Command(BaseCommand):
 def run() -> None:
     with embedded.owned(settings.LOCAL_DIR) as note_port, listen() as listener:
         note_port(listener.getsockname()[1])
+        os.environ.setdefault("PUBLIC_URL", "http://{}:{}".format(*reachable(listener)))
         with embedded_servers() as servers:
             call_command("migrate", interactive=False, verbosity=0)
             create_first_admin()
@@ -86,6 +87,7 @@ def child_commands(listener: socket.socket) -> dict[str, list[str]]:
         web=int(os.environ.get("WEB_CONCURRENCY") or 1),
         io=settings.IO_CONCURRENCY,
         cpu=settings.CPU_CONCURRENCY,
+        notifications=settings.NOTIFICATION_CONCURRENCY,
     )
 
 

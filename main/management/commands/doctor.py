@@ -22,6 +22,7 @@ from config import embedded
 from main.database import DATABASE_AWAY
 from main.models import Execution, WorkerBeat
 from main.workers import SILENCE
+from notifications.doctor import mail as mail_finding
 
 # Seconds that are too many for work to wait for a worker.
 WAITING = 30
@@ -42,7 +43,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--worker", metavar="KIND", help="only whether this machine's io or cpu worker asks for work"
+            "--worker",
+            metavar="KIND",
+            help="only whether this machine's io, cpu or notifications worker asks for work",
         )
 
     def handle(self, *_: Any, **options: Any) -> None:
@@ -148,6 +151,10 @@ def stuck_threads(beats: QuerySet[WorkerBeat]) -> str:
     return f" {places['stuck']} threads, for {places['all']} places, are stuck in calls that do not end."
 
 
+def mail() -> Finding:
+    return Finding(*mail_finding())
+
+
 def gemini_key() -> Finding:
     if settings.CHAT_MODEL:
         return Finding(f"{settings.CHAT_MODEL} (CHAT_MODEL).")
@@ -182,6 +189,8 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "Redis": redis_server,
     "Worker io": lambda: worker("io"),
     "Worker cpu": lambda: worker("cpu"),
+    "Worker notifications": lambda: worker("notifications"),
+    "Mail": mail,
     "Model": gemini_key,
     "Search": tavily_key,
     "Settings": server_settings,

@@ -1,0 +1,108 @@
+"""Notifications in the admin: what was sent to whom, every try, and "send again".
+
+To look takes the permission to view notifications, to act the one to change them. Nothing can be edited.
+"""
+
+from typing import Any, ClassVar
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.translation import gettext_lazy, ngettext
+
+from main.execution_pages import EMPTY, BoundedPaginator, ReadOnlyAdmin, moment
+from notifications.models import Delivery, Notification
+
+CREATED = moment("created_at", gettext_lazy("created"))
+DUE = moment("due_at", gettext_lazy("due"))
+AT = moment("at", gettext_lazy("when"))
+FINISHED = moment("finished_at", gettext_lazy("finished"))
+
+
+class DeliveryInline(admin.TabularInline):  # type: ignore[type-arg]  # not subscriptable at run time
+    model = Delivery
+    readonly_fields: ClassVar[Any] = ("attempt", AT, "outcome", "answer", "lasted")
+    fields = readonly_fields
+    extra = 0
+    can_delete = False
+    verbose_name_plural = gettext_lazy("tries")
+
+    @admin.display(description=gettext_lazy("seconds"))
+    def lasted(self, delivery: Delivery) -> str:
+        return f"{delivery.seconds:.2f}"
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return True  # who sees the notification
+
+
+@admin.register(Notification)
+class NotificationAdmin(ReadOnlyAdmin):
+    actions = ("send_again", "drop")
+    list_display = ("about", "to", "channel", "reason", "state", CREATED, FINISHED, "attempt")
+    list_filter = ("state", "channel", "reason", "event", "created_at")
+    list_select_related = ("user", "execution")
+    paginator = BoundedPaginator
+    search_fields = ("user__email", "=execution__id", "=id")
+    search_help_text = gettext_lazy("A receiver’s address, or the id of an execution.")
+    inlines = (DeliveryInline,)
+    view_on_site = False
+    fieldsets: ClassVar[Any] = (
+        (None, {"fields": ("about", "to", "channel", "reason", "state", "note", "message")}),
+        (gettext_lazy("Times"), {"fields": ((CREATED, DUE, FINISHED, "attempt"),)}),
+    )
+    readonly_fields: ClassVar[Any] = ("about", "to", "message", CREATED, DUE, FINISHED)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("notifications.change_notification")
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("notifications.view_notification") or self.has_operate_permission(
+            request
+        )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Notification]:
+        return (
+            super().get_queryset(request).defer("execution__inputs", "execution__result", "execution__error")
+        )
+
+    @admin.display(description=gettext_lazy("about"))
+    def about(self, notification: Notification) -> str:
+        if notification.execution is None:
+            count = notification.members.count()
+            return ngettext("%(count)d execution", "%(count)d executions", count) % {"count": count}
+        return format_html(
+            "{} <code>{}</code>", notification.execution.title, str(notification.execution_id)[:8]
+        )
+
+    @admin.display(description=gettext_lazy("receiver"), ordering="user__email")
+    def to(self, notification: Notification) -> str:
+        return notification.user.email or EMPTY
+
+    @admin.display(description="Message-ID")
+    def message(self, notification: Notification) -> str:
+        return notification.message_id
+
+    @admin.action(description=gettext_lazy("Send again"), permissions=["operate"])
+    def send_again(self, request: HttpRequest, queryset: QuerySet[Notification]) -> None:
+        done = sum(each.send_again() for each in queryset)
+        text = ngettext("%(count)d is sent again.", "%(count)d are sent again.", done) % {"count": done}
+        self.message_user(request, text, messages.SUCCESS if done else messages.WARNING)
+        if left := len(queryset) - done:
+            text = ngettext("%(count)d waits anyway.", "%(count)d wait anyway.", left) % {"count": left}
+            self.message_user(request, text, messages.WARNING)
+
+    @admin.action(description=gettext_lazy("Drop from the dead letters"), permissions=["operate"])
+    def drop(self, request: HttpRequest, queryset: QuerySet[Notification]) -> None:
+        done = sum(each.settle() for each in queryset)
+        text = ngettext("%(count)d was dropped.", "%(count)d were dropped.", done) % {"count": done}
+        self.message_user(request, text, messages.SUCCESS if done else messages.WARNING)

@@ -1,0 +1,140 @@
+"""E-mail: by SMTP, by a service that django-anymail knows, or in development into a folder."""
+
+import smtplib
+import threading
+from email.utils import formataddr
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.core.mail import BadHeaderError, EmailMultiAlternatives, get_connection
+from django.core.validators import validate_email
+
+from notifications.channels import PutOff, Refused
+from notifications.letters import Letter, letter, one_line
+from notifications.models import Notification
+
+# What an SMTP server answers before it ends a connection, such as after so many mails.
+CLOSING = 421
+# HTTP statuses by which a service says that something else than the mail is wrong: its key, its limits, the moment.
+NOT_THE_MAIL = (401, 402, 403, 408, 429)
+
+
+class _Mine(threading.local):
+    """What a thread keeps between two mails."""
+
+    connection: Any = None
+
+
+class Email:
+    def __init__(self) -> None:
+        self._mine = _Mine()
+
+    def why_unavailable(self) -> str:
+        return "" if settings.EMAIL_BACKEND else "no EMAIL_URL and no EMAIL_SERVICE: mails wait for one."
+
+    def send(self, notification: Notification) -> str:
+        message = composed(notification, letter(notification))
+        is_used = self._mine.connection is not None
+        try:
+            try:
+                return self._send(message)
+            except smtplib.SMTPException as error:
+                if not is_used or not _ends_connection(error):
+                    raise
+                return self._send(message)  # on a fresh one
+        except Exception as error:
+            raise not_sent(error) from error
+
+    def close(self) -> None:
+        connection, self._mine.connection = self._mine.connection, None
+        if connection is not None:
+            connection.close()
+
+    def _send(self, message: EmailMultiAlternatives) -> str:
+        try:
+            if self._mine.connection is None:
+                self._mine.connection = get_connection()
+                self._mine.connection.open()
+            message.connection = self._mine.connection
+            message.send()
+        except Exception:
+            self.close()
+            raise
+        return answer_of(message)
+
+
+channel = Email()
+
+
+def composed(notification: Notification, letter: Letter) -> EmailMultiAlternatives:
+    """Return a letter as a mail; raises Refused for an address that is none."""
+    user = notification.user
+    try:
+        validate_email(user.email)
+    except ValidationError:
+        raise Refused("The address is not valid.") from None
+    message = EmailMultiAlternatives(
+        subject=one_line(letter.subject),
+        body=letter.text,
+        to=[formataddr((one_line(user.name), user.email)) if user.name else user.email],
+        headers={
+            "Message-ID": notification.message_id,
+            "List-Unsubscribe": f"<{letter.unsubscribe}>",
+            "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
+            "Auto-Submitted": "auto-generated",
+            "X-Auto-Response-Suppress": "All",
+        },
+    )
+    message.attach_alternative(letter.html, "text/html")
+    return message
+
+
+def answer_of(message: EmailMultiAlternatives) -> str:
+    """Return what the other side said of a mail that it took."""
+    if status := getattr(message, "anymail_status", None):
+        return f"{', '.join(sorted(status.status or []))} {status.message_id or ''}".strip()
+    return str(getattr(message.connection, "answer", ""))
+
+
+def _ends_connection(error: smtplib.SMTPException) -> bool:
+    return isinstance(error, smtplib.SMTPServerDisconnected) or getattr(error, "smtp_code", 0) == CLOSING
+
+
+def not_sent(error: Exception) -> Refused | PutOff:
+    """Return why a mail was not sent, and whether it would be the next time."""
+    match error:
+        case smtplib.SMTPRecipientsRefused():
+            code, answer = next(iter(error.recipients.values()))
+            return _answered(code, answer)
+        # Where the server does not let us in, it is our settings that are wrong, not the mail.
+        case smtplib.SMTPAuthenticationError() | smtplib.SMTPConnectError() | smtplib.SMTPHeloError():
+            return PutOff(_text(error.smtp_code, error.smtp_error))
+        case smtplib.SMTPResponseException():
+            return _answered(error.smtp_code, error.smtp_error)
+        case BadHeaderError() | UnicodeError():
+            return Refused(str(error))
+        case ImproperlyConfigured():
+            return PutOff(str(error))
+    if type(error).__module__.startswith("anymail."):
+        return _by_service(error)
+    return PutOff(f"{type(error).__name__}: {error}")
+
+
+def _by_service(error: Any) -> Refused | PutOff:
+    """Judge an error of django-anymail: `status_code` is that of the service's answer, None without one."""
+    from anymail.exceptions import AnymailInvalidAddress, AnymailRecipientsRefused
+
+    status = getattr(error, "status_code", None) or 0
+    if isinstance(error, AnymailInvalidAddress | AnymailRecipientsRefused):
+        return Refused(str(error))
+    is_final = 400 <= status < 500 and status not in NOT_THE_MAIL
+    return (Refused if is_final else PutOff)(str(error))
+
+
+def _answered(code: int, answer: bytes | str) -> Refused | PutOff:
+    return (Refused if 500 <= code < 600 else PutOff)(_text(code, answer))
+
+
+def _text(code: int, answer: bytes | str) -> str:
+    return f"{code} {answer.decode(errors='replace') if isinstance(answer, bytes) else answer}"

@@ -1,0 +1,18 @@
+"""What `manage.py doctor` asks about mail."""
+
+from django.conf import settings
+
+from notifications.channels import channels
+from notifications.models import Notification
+
+
+def mail() -> tuple[str, str]:
+    """Say how mail goes out; and what to do where it does not, "" where it does."""
+    if channels()["email"].why_unavailable():
+        waiting = Notification.objects.filter(state=Notification.State.PENDING, channel="email").count()
+        return f"no mail server; {waiting} mails wait for one.", "Set EMAIL_URL, or EMAIL_SERVICE."
+    if settings.EMAIL_SERVICE:
+        return f"{settings.EMAIL_SERVICE}, from {settings.DEFAULT_FROM_EMAIL}.", ""
+    if not settings.EMAIL_URL:
+        return f"kept in {settings.MAIL_FOLDER}, for staff to read at {settings.PUBLIC_URL}/mailbox/", ""
+    return f"{settings.EMAIL_HOST}:{settings.EMAIL_PORT}, from {settings.DEFAULT_FROM_EMAIL}.", ""
