@@ -73,6 +73,14 @@ def is_running(local_dir: Path) -> bool:
     return False
 
 
+def port(local_dir: Path) -> int:
+    """Return the port that the `manage.py dev` of this folder serves on, 0 where that is not known."""
+    try:
+        return int(json.loads((local_dir / "lock").read_text()).get("port") or 0)
+    except (OSError, ValueError):
+        return 0
+
+
 def secret_key(local_dir: Path) -> str:
     """Return this folder's secret key, made on first need."""
     with usable(local_dir):

@@ -247,9 +247,12 @@ CONTENT_SECURITY_POLICY = {
 
 # Mail
 
-# Where people reach this server, for links in mails. `manage.py dev` says where it listens.
-_HOST = next((host for host in ALLOWED_HOSTS if host != "*"), "localhost").lstrip(".")
-PUBLIC_URL: str = env.str("PUBLIC_URL", default="").rstrip("/") or f"{'https' if HTTPS else 'http'}://{_HOST}"
+# Where people reach this server, for links in mails. `manage.py dev` says it to the processes that it starts.
+if JOINS:
+    _reached_at = f"http://127.0.0.1:{embedded.port(LOCAL_DIR)}"
+else:
+    _reached_at = f"{'https' if HTTPS else 'http'}://{ALLOWED_HOSTS[0].strip('*.') or 'localhost'}"
+PUBLIC_URL: str = env.str("PUBLIC_URL", default="").rstrip("/") or _reached_at
 if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", PUBLIC_URL):
     raise ImproperlyConfigured(
         f"PUBLIC_URL is {PUBLIC_URL!r}. It has to be an address such as https://flows.example.com"

@@ -46,6 +46,7 @@ def test_the_workers_are_called_as_in_development() -> None:
     expected = commands(bind="0.0.0.0:8000", web=1, io=32, cpu=1)
     assert command("worker-io") == expected["worker-io"]
     assert command("worker-cpu") == expected["worker-cpu"]
+    assert command("worker-notifications") == expected["worker-notifications"]
 
 
 def test_the_backend_migrates_and_then_serves_as_in_development() -> None:
@@ -93,13 +94,14 @@ def test_nothing_starts_before_what_it_needs_is_healthy() -> None:
         "backend": {"postgres": healthy, "redis": healthy},
         "worker-io": {"backend": healthy},
         "worker-cpu": {"backend": healthy},
+        "worker-notifications": {"backend": healthy},
         "postgres": {},
         "redis": {},
     }
 
 
 def test_one_env_file_serves_all() -> None:
-    ours = ("backend", "worker-io", "worker-cpu")
+    ours = ("backend", "worker-io", "worker-cpu", "worker-notifications")
     assert {SERVICES[name]["env_file"] for name in ours} == {".env"}
     named = set(re.findall(r"\$\{(\w+)", TEXT))
     example = (settings.BASE_DIR / ".env.example").read_text()
@@ -168,8 +170,10 @@ def test_the_services_run_and_become_healthy(empty_dir: Path) -> None:
         assert not is_healthy("worker-io")
         run("worker-io")
         run("worker-cpu")
+        run("worker-notifications")
         wait_until(lambda: is_healthy("worker-io"), 30)
         wait_until(lambda: is_healthy("worker-cpu"), 30)
+        wait_until(lambda: is_healthy("worker-notifications"), 30)
 
 
 def production_environment(local_dir: Path, redis_url: str) -> dict[str, str]:

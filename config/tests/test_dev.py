@@ -98,7 +98,7 @@ def test_a_second_one_on_the_same_folder_is_refused(development: Development) ->
 
 
 def test_every_child_answers_to_its_name(development: Development) -> None:
-    development.wait_for(r"(?m)^web        \| .*Listening at")
+    development.wait_for(r"(?m)^web +\| .*Listening at")
 
 
 def test_a_worker_logs_what_it_runs(development: Development) -> None:

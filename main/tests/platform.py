@@ -129,7 +129,7 @@ class Visitor(httpx.Client):
 
 
 class Platform:
-    """The running processes by name: web, worker-io, worker-cpu."""
+    """The running processes by name: web, worker-io, worker-cpu, worker-notifications."""
 
     def __init__(self, **settings_: str) -> None:
         self.port = free_port()

@@ -15,7 +15,7 @@ def test_a_second_platform_on_the_same_databases_is_refused(
 
 
 def test_a_process_that_a_test_left_dead_runs_again(platform: Platform, visitor: Visitor) -> None:
-    for name in ("web", "worker-io", "worker-cpu"):
+    for name in ("web", "worker-io", "worker-cpu", "worker-notifications"):
         platform[name].kill()
     platform.revive()
     assert visitor.run("count_flow")["state"] == visitor.run("cpu_count_flow")["state"] == "SUCCESS"
