@@ -7,10 +7,10 @@ from notifications.models import Notification
 
 
 def mail() -> tuple[str, str]:
-    """Say how mail goes out; and what to do where it does not, "" where it does."""
-    if channels()["email"].why_unavailable():
+    """Say how mail goes out; and what to do where some waits because it does not, "" elsewhere."""
+    if why := channels()["email"].why_unavailable():
         waiting = Notification.objects.filter(state=Notification.State.PENDING, channel="email").count()
-        return f"no mail server; {waiting} mails wait for one.", "Set EMAIL_URL, or EMAIL_SERVICE."
+        return (why, "") if not waiting else (f"{why} {waiting} do.", "Set EMAIL_URL, or EMAIL_SERVICE.")
     if settings.EMAIL_SERVICE:
         return f"{settings.EMAIL_SERVICE}, from {settings.DEFAULT_FROM_EMAIL}.", ""
     if not settings.EMAIL_URL:

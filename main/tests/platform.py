@@ -44,7 +44,7 @@ class Process:
         self._folder.mkdir(exist_ok=True)
         self.log = self._folder / "log"
         self._command = guarded([sys.executable, *command[1:]], self._folder, grace=GRACE)
-        self._environment = environment
+        self.environment = environment
         self.start()
 
     def start(self) -> None:
@@ -52,7 +52,7 @@ class Process:
         assert becomes_free(children_lock(self._folder), PATIENCE), f"another {self.name} is running"
         with self.log.open("ab") as log:
             self.guard = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=self._environment
+                self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=self.environment
             )
 
     @property
