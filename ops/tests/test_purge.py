@@ -154,7 +154,8 @@ def test_many_are_cancelled_in_few_statements(queue: queues.Queue, monkeypatch: 
     )
     with CaptureQueriesContext(connection) as captured:
         assert queues.purge(queue, by=None) == 250
-    assert len(captured) == 3
+    statements = [each["sql"] for each in captured if each["sql"] not in ("BEGIN", "COMMIT")]
+    assert len(statements) == 3
     assert states() == {"CANCELLED"}
 
 
