@@ -154,7 +154,7 @@ def test_many_are_cancelled_in_few_statements(queue: queues.Queue, monkeypatch: 
     )
     with CaptureQueriesContext(connection) as captured:
         assert queues.purge(queue, by=None) == 250
-    statements = [each["sql"] for each in captured if each["sql"] not in ("BEGIN", "COMMIT")]
+    statements = [each["sql"] for each in captured if "SAVEPOINT" not in each["sql"]]
     assert len(statements) == 3
     assert states() == {"CANCELLED"}
 
