@@ -19,6 +19,8 @@ from notifications.unsubscribe import unsubscribe_address
 MAX_RESULT = 4000
 MAX_SUBJECT = 150
 MAX_NAMED = 20
+# Characters that turn the direction of text around.
+TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
 
 
 class Letter(NamedTuple):
@@ -179,8 +181,14 @@ def clean(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return text that cannot begin another line, such as one of a mail's head."""
-    visible = "".join(
-        " " if unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") else each for each in text
-    )
-    return " ".join(visible.split())[:MAX_SUBJECT]
+    """Return text that can be nothing but a line of words in a mail's head.
+
+    It cannot begin another line, cannot be read as an encoded word, which may hold line ends itself, and cannot turn
+    around the direction in which what follows is read.
+    """
+    visible = "".join(" " if _is_break(each) else each for each in text if each not in TURNS)
+    return " ".join(visible.replace("=?", "= ?").split())[:MAX_SUBJECT]
+
+
+def _is_break(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")

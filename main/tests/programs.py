@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -13,6 +15,15 @@ def program(*names: str) -> str:
     if not found:
         cannot(f"There is no {names[0]} on PATH.")
     return found
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Return a key and a certificate of localhost, signed with it."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    make = f"req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -keyout {key} -out {certificate}"
+    make += " -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    subprocess.run([program("openssl"), *make.split()], check=True, capture_output=True)
+    return key, certificate
 
 
 def cannot(reason: str) -> NoReturn:

@@ -30,7 +30,7 @@ from main.tests import foreign_clients
 from main.tests.browser import NewContext
 from main.tests.foreign_clients import Said
 from main.tests.platform import PATIENCE, Platform, Process, Visitor, free_port
-from main.tests.programs import program
+from main.tests.programs import make_certificate, program
 from main.tests.streams import messages, opened, snapshots, subscribers
 
 # Around the two blocks of the document, so that nginx keeps to one folder.
@@ -123,15 +123,6 @@ def nginx(folder: Path, server: int, changes: dict[str, str] | None = None) -> I
         assert guard.stdin
         guard.stdin.close()
         guard.wait(PATIENCE)
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """Return a key and a certificate of localhost, signed with it."""
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    make = f"req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -keyout {key} -out {certificate}"
-    make += " -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    subprocess.run([program("openssl"), *make.split()], check=True, capture_output=True)
-    return key, certificate
 
 
 def is_listening(port: int) -> bool:
