@@ -80,6 +80,7 @@ def _told(request: Request, execution: Execution) -> dict[str, Any]:
     is_owner = request.user.is_authenticated and execution.owner_id == request.user.pk
     return {
         "notify": execution.notify,
+        "is_owner": is_owner,
         "may_ask": is_owner and not execution.is_final and not Preference.of(request.user).unsubscribed_at,
         "notifications": [_described(each) for each in found.order_by("created_at")[:MOST_SHOWN]],
     }
