@@ -14,6 +14,7 @@ from django.utils.translation import ngettext, override
 
 from main.models import Execution
 from notifications.models import Notification
+from notifications.sentences import translated
 from notifications.unsubscribe import unsubscribe_address
 
 # Characters of a result in a mail, of a subject, and how many executions a digest names.
@@ -88,7 +89,7 @@ def _outcome(execution: Execution) -> str:
 
 def _sentence(execution: Execution) -> str:
     error: Any = execution.error
-    return _(error["message"]) if error and error["message"] else ""
+    return translated(error["message"]) if error and error["message"] else ""
 
 
 def _advice(execution: Execution) -> str:

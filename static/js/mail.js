@@ -162,6 +162,6 @@ function tried({ at, outcome, answer, seconds }) {
     "li",
     {},
     h("span", {}, h("time", { datetime: at }, moment(at)), ` · ${OUTCOMES[outcome]()} · ${span(seconds)}`),
-    answer && h("span", { class: "mail-answer" }, answer),
+    answer && h("span", { class: "mail-answer" }, translated(answer)),
   );
 }
