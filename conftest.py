@@ -43,8 +43,8 @@ django.setup()
 # waits for each other; after PostgreSQL's 1 s those are the workers, who try again.
 settings.DATABASES["default"]["OPTIONS"]["options"] += " -c deadlock_timeout=10s"
 
-# For all apps, once. Their conftests would each define it anew, and a session would have several.
-pytest_plugins = ["main.tests.platform"]
+# For all apps, once. Their conftests would each define them anew, and a session would have several.
+pytest_plugins = ["main.tests.platform", "main.tests.browser"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,6 +1,7 @@
 """What people read: subject, text and HTML of a notification, in their language."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from django.utils.translation import ngettext, override
 
 from main.models import Execution
 from notifications.models import Notification
+from notifications.sentences import translated
 from notifications.unsubscribe import unsubscribe_address
 
 # Characters of a result in a mail, of a subject, and how many executions a digest names.
@@ -21,6 +23,7 @@ MAX_SUBJECT = 150
 MAX_NAMED = 20
 # Characters that turn the direction of text around.
 TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
+LINK = re.compile(r"\[([^\[\]\n]*|\[[^\]\n]*\])\]\(<?([^)>\s]*)>?\)")
 
 
 class Letter(NamedTuple):
@@ -88,7 +91,7 @@ def _outcome(execution: Execution) -> str:
 
 def _sentence(execution: Execution) -> str:
     error: Any = execution.error
-    return _(error["message"]) if error and error["message"] else ""
+    return translated(error["message"]) if error and error["message"] else ""
 
 
 def _advice(execution: Execution) -> str:
@@ -112,9 +115,11 @@ def _result(execution: Execution) -> dict[str, Any]:
     if execution.state != Execution.State.SUCCESS or execution.result is None:
         return {"result": "", "is_cut": False}
     result: Any = execution.result
-    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, indent=2)
-    text = clean(text).strip()
-    return {"result": text[:MAX_RESULT].rstrip(), "is_cut": len(text) > MAX_RESULT}
+    if isinstance(result, str):
+        text, is_cut = readable(clean(result[: 2 * MAX_RESULT])).strip(), len(result) > 2 * MAX_RESULT
+    else:
+        text, is_cut = clean(json.dumps(result, ensure_ascii=False, indent=2)), False
+    return {"result": text[:MAX_RESULT].rstrip(), "is_cut": is_cut or len(text) > MAX_RESULT}
 
 
 # Many executions
@@ -178,6 +183,22 @@ def clean(text: str) -> str:
     """Return text without what a mail program may take for something else: all control characters but line ends."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return "".join(each for each in text if each in "\n\t" or unicodedata.category(each) not in ("Cc", "Cs"))
+
+
+def readable(markdown: str) -> str:
+    """Return Markdown as plain text that reads well: without marks of headings and emphasis, links by their words.
+
+    What is code stays as it is, and so do addresses that lead somewhere from a mail.
+    """
+    parts = re.split(r"^```.*\n?", markdown, flags=re.MULTILINE)  # every second one is code
+    return "".join(part if index % 2 else _prose(part) for index, part in enumerate(parts))
+
+
+def _prose(text: str) -> str:
+    text = re.sub(r"^#{1,6} +", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^([ \t]*)[-*+] +", r"\1• ", text, flags=re.MULTILINE)
+    text = LINK.sub(lambda link: f"{link[1]} ({link[2]})" if "://" in link[2] else link[1], text)
+    return re.sub(r"(?<![\w*])(\*{1,2})(?=[^\s*])([^*\n]+)(?<=\S)\1(?![\w*])", r"\2", text)
 
 
 def one_line(text: str) -> str:

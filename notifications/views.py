@@ -7,7 +7,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.utils.translation import get_language, override
+from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 from django.views.decorators.clickjacking import xframe_options_sameorigin
 from django.views.decorators.csrf import csrf_exempt
@@ -80,6 +80,7 @@ def _told(request: Request, execution: Execution) -> dict[str, Any]:
     is_owner = request.user.is_authenticated and execution.owner_id == request.user.pk
     return {
         "notify": execution.notify,
+        "is_owner": is_owner,
         "may_ask": is_owner and not execution.is_final and not Preference.of(request.user).unsubscribed_at,
         "notifications": [_described(each) for each in found.order_by("created_at")[:MOST_SHOWN]],
     }
@@ -114,8 +115,7 @@ def preferences(request: HttpRequest) -> HttpResponse:
     form = PreferenceForm(request.POST or None, instance=preference, initial=language)
     if request.method == "POST" and form.is_valid():
         form.save()
-        with override(form.cleaned_data["language"]):
-            messages.success(request, _("Saved."))
+        messages.success(request, _("Saved."))
         return redirect("preferences")
     return render(
         request, "notifications/preferences.html", {"form": form, "unsubscribed": preference.unsubscribed_at}

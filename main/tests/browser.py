@@ -1,4 +1,4 @@
-"""Chromium for tests of the page."""
+"""Chromium for tests of pages. This is a plugin, as the platform is (see platform.py)."""
 
 import os
 from collections.abc import Callable, Iterator

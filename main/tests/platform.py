@@ -137,6 +137,7 @@ class Platform:
         self.environment = {
             **os.environ,
             "POSTGRES_DB": str(connection.settings_dict["NAME"]),
+            "PUBLIC_URL": self.url,
             "FLOW_MODULES": ",".join(FLOWS),
             "ANONYMOUS_STARTS_PER_MINUTE": "0",
             "DEMO_TOKEN_DELAY": "0.005",

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-CATALOGUES = {"django": ("main", "accounts", "ops", "config", "templates"), "djangojs": ("static/js",)}
+CATALOGUES = {
+    "django": ("main", "accounts", "notifications", "ops", "config", "templates"),
+    "djangojs": ("static/js",),
+}
 LOCALE = Path(settings.BASE_DIR) / "locale/es/LC_MESSAGES"
 IN_TEMPLATES = re.compile(r"""{% translate (?:"([^"]+)"|'([^']+)')""")
 IN_SCRIPTS = re.compile(r'n?gettext(?:_noop)?\(\s*"((?:[^"\\]|\\.)+)"')

@@ -74,7 +74,9 @@ class MailServer:
         self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any
     ) -> AuthResult:
         assert isinstance(data, LoginPassword)
-        return AuthResult(success=data.password == self.password.encode(), auth_data=data.login.decode())
+        return AuthResult(
+            success=data.password == self.password.encode(), handled=False, auth_data=data.login.decode()
+        )
 
     # What aiosmtpd asks
 

@@ -237,8 +237,9 @@ def test_where_it_lets_us_not_in_the_mail_is_not_to_blame(
         sends_to(server, settings, EMAIL_HOST_USER="flows", EMAIL_HOST_PASSWORD="wrong")
         notification = notification_of(alice)
         outbox.work()
-        assert state_of(notification)[0] == "PENDING", state_of(notification)
-        assert server.received == []
+        state, ((_, answer),) = state_of(notification)
+        assert (state, server.received) == ("PENDING", [])
+        assert answer.startswith("535" if how == "wrong password" else "SMTPNotSupportedError"), answer
 
 
 # What is hostile

@@ -129,11 +129,14 @@ async function startOnce(path, fields, waiting, givenUp) {
   }
 }
 
-/** Starts a flow and returns the execution's id. */
-export const start = (flow, inputs, waiting) =>
+/**
+ * Starts a flow and returns the execution's id.
+ * @param notify whether who starts it is mailed when it ends
+ */
+export const start = (flow, inputs, notify, waiting) =>
   startOnce(
     "/start-task/",
-    { flow, inputs },
+    notify ? { flow, inputs, notify } : { flow, inputs },
     waiting,
     gettext("The server does not answer. What you entered is kept: press Start again in a moment. It starts only once."),
   );
@@ -164,3 +167,12 @@ export async function read(id) {
 export const answer = (id) => request(`/executions/${id}/answer/`, asText, { cache: "no-store" });
 
 export const cancel = (id) => post(`/api/v1/executions/${id}/cancel`, {});
+
+/** What an execution's owner is told of its end: {notify, may_ask, is_owner, notifications}. */
+export const notifications = (id) => getJSON(`/api/v1/executions/${id}/notifications`);
+
+/** Asks to be mailed when an execution ends, or not to be. */
+export const notify = (id, notify) => post(`/api/v1/executions/${id}/notify`, { notify });
+
+/** Says that its owner has seen the end of an execution. */
+export const seen = (id) => post(`/api/v1/executions/${id}/seen`, {});

@@ -25,7 +25,8 @@ executions.merge(data.executions);
 const seenRunning = new Set(executions.unfinished().map((record) => record.id));
 const newestAtFirst = Date.parse(executions.all()[0]?.created_at ?? 0);
 const pastBox = document.getElementById("past");
-const watch = new Watch(executions, pastBox.hasAttribute("data-user"));
+const isUser = pastBox.hasAttribute("data-user");
+const watch = new Watch(executions, isUser);
 const past = new Past(pastBox, executions);
 const overview = new Overview();
 
@@ -72,6 +73,7 @@ function bringIntoView() {
 
 async function show(id, { focus = false } = {}) {
   current = id;
+  panel?.close();
   panel = null;
   watch.look(id);
   past.mark(id);
@@ -103,7 +105,8 @@ function mount(record) {
   if (panel?.record === record) {
     panel.update();
   } else {
-    panel = new Panel(record, flows.get(record.flow), { runAgain, change, cancel, say, timeOf });
+    panel?.close();
+    panel = new Panel(record, flows.get(record.flow), { runAgain, change, cancel, say, timeOf, isUser });
     place(panel.element);
   }
   entitle();
@@ -169,6 +172,8 @@ const form = document.getElementById("start");
 const button = document.getElementById("start-button");
 const errorBox = document.getElementById("start-error");
 const waitLine = document.getElementById("start-wait");
+const notifyBox = document.getElementById("notify"); // null for visitors, who have no address
+const NOTIFY = "notify?"; // beside the names of flows, which have no question mark
 const drafts = JSON.parse(sessionStorage.getItem("drafts") ?? "{}");
 let fields = null;
 let chosen = null;
@@ -190,6 +195,7 @@ function choose(name, values = null) {
 function keepDraft() {
   if (fields) drafts[chosen] = fields.draft();
   drafts[""] = chosen;
+  drafts[NOTIFY] = notifyBox?.checked;
   sessionStorage.setItem("drafts", JSON.stringify(drafts));
 }
 
@@ -241,7 +247,8 @@ async function submit(event) {
   starting = button.disabled = true;
   button.setAttribute("aria-busy", "true");
   try {
-    present({ id: await api.start(flow, inputs, wait), flow, inputs }, at);
+    const notify = notifyBox?.checked ?? false;
+    present({ id: await api.start(flow, inputs, notify, wait), flow, inputs }, at);
   } catch (problem) {
     const others = asked.complain(problem.errors ?? {});
     const atFields = Object.keys(problem.errors ?? {}).length - others.length > 0;
@@ -278,6 +285,7 @@ if (form) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
   addEventListener("pagehide", keepDraft);
+  if (notifyBox && !notifyBox.disabled) notifyBox.checked = drafts[NOTIFY] === true;
   const available = data.flows.filter((flow) => flow.available).map((flow) => flow.name);
   const first = available.includes(drafts[""]) ? drafts[""] : available[0];
   if (first) choose(first);

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { growText, h, icon, setText } from "./dom.js";
 import { isFinal, phase, seconds } from "./executions.js";
+import { Mail } from "./mail.js";
 import { translated } from "./sentences.js";
 import { readable } from "./text.js";
 import { Timeline, folded, omitted } from "./timeline.js";
@@ -168,7 +169,7 @@ function originOf({ origin }, time) {
   return h("span", { class: "origin" }, before, link, after);
 }
 
-/** @param actions {runAgain(record, from), change(record), cancel(record), say(text), timeOf(id)} */
+/** @param actions {runAgain(record, from), change(record), cancel(record), say(text), timeOf(id), isUser} */
 export class Panel {
   #asked = 0;
 
@@ -194,6 +195,7 @@ export class Panel {
     this.onButton.title = gettext("The finished steps are kept, and not done again.");
     this.changeButton = this.#button(gettext("Change inputs"), () => actions.change(this.record));
     this.problem = h("p", { class: "field-error", role: "alert", hidden: true });
+    this.mail = actions.isUser ? new Mail(record, (text, passes) => this.complain(text, passes)) : null;
     this.element = h(
       "article",
       { class: "execution", "aria-labelledby": "execution-title" },
@@ -219,9 +221,11 @@ export class Panel {
         { class: "actions" },
         ...[this.cancelButton, this.copyButton, this.againButton, this.onButton, this.changeButton],
       ),
+      this.mail?.choice,
       this.problem,
       this.answer.element,
       this.timeline.element,
+      this.mail?.history,
     );
     this.hasInputs = Object.keys(flow?.schema?.properties ?? {}).length > 0;
     this.canRun = flow?.available === true;
@@ -236,7 +240,8 @@ export class Panel {
     const record = this.record;
     const now = phase(record);
     const final = isFinal(record);
-    const onCancel = document.activeElement === this.cancelButton;
+    const focused = document.activeElement;
+    const onPassing = focused === this.cancelButton || focused === this.mail?.box;
     if (final && this.element.dataset.phase !== now) this.complain("");
     this.element.dataset.phase = now;
     this.state.update(record);
@@ -250,10 +255,16 @@ export class Panel {
     this.changeButton.hidden = !final || !this.canRun || !this.hasInputs;
     this.#connection(final);
     this.#error(now);
+    this.mail?.update();
     this.answer.update(record);
     if (record.details) this.timeline.update(record.details, now === "cancelled");
     this.tick();
-    if (onCancel && this.cancelButton.hidden) this.#keepFocus();
+    if (onPassing && focused.closest("[hidden]")) this.#keepFocus();
+  }
+
+  /** It is not shown any more. */
+  close() {
+    this.mail?.close();
   }
 
   /**

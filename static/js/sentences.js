@@ -55,6 +55,14 @@ const SENTENCES = [
   // Lines of the timeline
   gettext_noop("↻ %(sentence)s Trying again in %(seconds)s s (%(tries)s of %(all)s)."),
   gettext_noop("✗ %(tool)s failed."),
+  // What became of a mail
+  gettext_noop("The receiver has unsubscribed."),
+  gettext_noop("The receiver has no active account any more."),
+  gettext_noop("Its owner watched it to the end."),
+  gettext_noop("The address is not valid."),
+  gettext_noop("The worker stopped."),
+  gettext_noop("The worker died, or was cut off."),
+  gettext_noop("Kept in the folder of mails."),
   // What stands in sentences in place of a name
   gettext_noop("The service that this flow asked"),
   gettext_noop("the service that this flow asked"),
