@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from django.http import Http404
 from django.utils.translation import gettext as _
 from rest_framework.exceptions import NotFound, PermissionDenied
 from rest_framework.permissions import BasePermission
@@ -13,9 +12,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from main.again import FAILED_STEP, REFUSALS, drop, requested_way, requeue
+from main.again import FAILED_STEP, REFUSALS, requested_way
 from main.api import Conflict, Invalid, body_of
-from main.models import Execution
 from ops import dead_letters, queues
 
 logger = logging.getLogger(__name__)
@@ -68,26 +66,27 @@ class DeadLetters(StaffView):
 
 
 class Requeue(StaffView):
-    """`POST /api/v1/ops/dead-letters/<id>/requeue` with `{"from": "failed_step" | "start"}`: run it again."""
+    """`POST /api/v1/ops/dead-letters/<id>/requeue` with `{"from": "failed_step" | "start"}`: run or send it again."""
 
-    def post(self, request: Request, execution_id: str) -> Response:
+    def post(self, request: Request, letter_id: str) -> Response:
         way = requested_way(body_of(request, "from"), default=FAILED_STEP)
+        source, row = _found(letter_id)
         try:
-            started = requeue(_execution(execution_id), way)
+            again = source.requeue(row, way)
         except REFUSALS as error:
             raise Conflict(str(error)) from None
-        return Response({"task_id": str(started.id)})
+        return Response(again or {"id": str(row.id)})
 
 
 class Drop(StaffView):
     """`POST /api/v1/ops/dead-letters/<id>/drop`: take it off the list."""
 
-    def post(self, request: Request, execution_id: str) -> Response:
+    def post(self, request: Request, letter_id: str) -> Response:
         body_of(request)
-        execution = _execution(execution_id)
-        drop(execution)
+        source, row = _found(letter_id)
+        source.drop(row)
         _note(request, "dropped", 1)
-        return Response({"id": str(execution.id)})
+        return Response({"id": str(row.id)})
 
 
 class RequeueMany(StaffView):
@@ -119,11 +118,11 @@ def _note(request: Request, done: str, count: int) -> None:
     logger.info("user %s %s %d dead letters", request.user.pk, done, count)
 
 
-def _execution(execution_id: str) -> Execution:
+def _found(letter_id: str) -> tuple[dead_letters.Source, Any]:
     try:
-        return Execution.objects.defer("result", "usage").get(id=uuid.UUID(execution_id))
-    except (ValueError, Execution.DoesNotExist):
-        raise Http404(_("There is no such execution.")) from None
+        return dead_letters.find(uuid.UUID(letter_id))
+    except ValueError:
+        raise NotFound(_("There is no such dead letter.")) from None
 
 
 def _length(text: str) -> int:

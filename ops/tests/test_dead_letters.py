@@ -43,6 +43,7 @@ def test_a_dead_letter_says_what_failed_whose_and_why(staff: Client, bob: User) 
     assert datetime.fromisoformat(row.pop("created_at")) == execution.created_at
     assert datetime.fromisoformat(row.pop("finished_at")) == execution.finished_at
     assert row == {
+        "type": "execution",
         "id": str(execution.id),
         "flow": "count_flow",
         "title": "Count",
@@ -121,7 +122,10 @@ def test_they_are_filtered(staff: Client, bob: User, query: dict[str, str], foun
         ),
         ({"flow": ""}, "“flow” is no text to look for."),
         ({"owner": "a\x00b"}, "“owner” is no text to look for."),
-        ({"flwo": "count_flow"}, "There is no filter “flwo”; there are flow, error, owner, after, before."),
+        (
+            {"flwo": "count_flow"},
+            "There is no filter “flwo”; there are flow, error, owner, after, before, type.",
+        ),
     ],
 )
 def test_what_does_not_fit_is_a_400_with_a_sentence(
@@ -160,6 +164,6 @@ def test_it_costs_the_same_however_many_there_are(
     for count in (2, 20):
         for _ in range(count):
             dead_letter(owner=bob)
-        # Session, user, the rows.
-        with django_assert_num_queries(3):
+        # Session, user, the executions, the mails.
+        with django_assert_num_queries(4):
             staff.get(ADDRESS)

@@ -174,7 +174,7 @@ def test_of_many_each_is_said_what_happened(staff: Client) -> None:
     assert reasons[0].startswith("There is no flow “gone_flow”")
     assert reasons[1:] == [
         "The execution is no dead letter, or not any more.",
-        "There is no such execution.",
+        "There is no such dead letter.",
     ]
     assert answered["more"] is False
 
@@ -212,12 +212,15 @@ def test_a_filter_takes_what_fits_the_oldest_first_and_says_whether_there_is_mor
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        ({}, "Say which: “ids”, a list, or “filter”, an object with flow, error, owner, after, before."),
+        (
+            {},
+            "Say which: “ids”, a list, or “filter”, an object with flow, error, owner, after, before, type.",
+        ),
         ({"ids": [], "filter": {}}, "Say which"),
         ({"ids": "all"}, "Say which"),
         ({"filter": ["flow"]}, "Say which"),
-        ({"ids": ["x"]}, "“ids” are the ids of executions."),
-        ({"ids": [7]}, "“ids” are the ids of executions."),
+        ({"ids": ["x"]}, "“ids” are the ids of dead letters."),
+        ({"ids": [7]}, "“ids” are the ids of dead letters."),
         ({"ids": [str(uuid.UUID(int=n)) for n in range(1001)]}, "“ids” are 1000 at most."),
         ({"filter": {"flwo": "count_flow"}}, "There is no filter “flwo”"),
         ({"filter": {"flow": 7}}, "“flow” is no text to look for."),

@@ -1,0 +1,152 @@
+"""Mails that could not be delivered are dead letters as executions are: one list, the same verbs."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db.models import QuerySet
+from django.test import Client
+
+from accounts.models import User
+from main import bells
+from main.database import clock
+from main.tests.rows import claimed
+from notifications.models import Delivery, Notification
+from ops.tests.conftest import dead_letter
+
+pytestmark = pytest.mark.django_db
+
+ADDRESS = "/api/v1/ops/dead-letters"
+
+
+@pytest.fixture(autouse=True)
+def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker of a running platform is woken."""
+    monkeypatch.setattr(bells, "ring", lambda *_, **__: None)
+
+
+def undelivered(user: User, flow: str = "count_flow") -> Notification:
+    execution = claimed(owner=user, flow=flow, notify=True)
+    execution.finish(result=1)
+    Notification.objects.filter(execution=execution).update(
+        state="SENDING", attempt=1, claimed_at=clock(), first_tried_at=clock()
+    )
+    notification = Notification.objects.get(execution=execution)
+    assert notification.record(Delivery.Outcome.REFUSED, "550 No such user", 0.1)
+    notification.refresh_from_db()
+    return notification
+
+
+def listed(client: Client, **query: str) -> list[dict[str, Any]]:
+    response = client.get(ADDRESS, query)
+    assert response.status_code == 200, response.content
+    rows: list[dict[str, Any]] = response.json()["dead_letters"]
+    return rows
+
+
+def post(client: Client, path: str, body: Any = None) -> Any:
+    return client.post(f"{ADDRESS}/{path}", body or {}, content_type="application/json")
+
+
+def letters() -> "QuerySet[Notification]":
+    return Notification.dead_letters()
+
+
+def test_it_says_to_whom_about_what_and_why(staff: Client, bob: User) -> None:
+    notification = undelivered(bob)
+    (row,) = listed(staff)
+    assert datetime.fromisoformat(row.pop("created_at")) == notification.created_at
+    assert datetime.fromisoformat(row.pop("finished_at")) == notification.finished_at
+    assert row == {
+        "type": "notification",
+        "id": str(notification.id),
+        "execution": str(notification.execution_id),
+        "flow": "count_flow",
+        "title": "Count",
+        "owner": "bob@example.com",
+        "channel": "email",
+        "error": {"type": "delivery", "message": "550 No such user", "retryable": True},
+        "attempt": 1,
+    }
+
+
+def test_both_types_stand_in_one_list_page_by_page(staff: Client, bob: User) -> None:
+    expected = []
+    for number in range(6):
+        letter: Any = undelivered(bob) if number % 2 else dead_letter(owner=bob)
+        moment = clock() - timedelta(hours=number // 2)  # two of each time
+        type(letter).objects.filter(id=letter.id).update(finished_at=moment)
+        expected.append(str(letter.id))
+    same = type(letter).objects.get(id=letter.id).finished_at
+    dead_letter_of_that_time = dead_letter(owner=bob)
+    type(dead_letter_of_that_time).objects.filter(id=dead_letter_of_that_time.id).update(finished_at=same)
+    expected.append(str(dead_letter_of_that_time.id))
+    seen, address = [], f"{ADDRESS}?limit=2"
+    while address:
+        page = staff.get(address).json()
+        assert len(page["dead_letters"]) <= 2
+        seen += [row["id"] for row in page["dead_letters"]]
+        address = page["next"]
+    assert sorted(seen) == sorted(expected)
+    assert len(seen) == len(set(seen))
+    assert seen == [row["id"] for row in listed(staff)]
+
+
+@pytest.mark.parametrize(
+    ("query", "types"),
+    [
+        ({"type": "notification"}, ["notification"]),
+        ({"type": "execution"}, ["execution"]),
+        ({"error": "delivery"}, ["notification"]),
+        ({"error": "unavailable"}, ["execution"]),
+        ({"flow": "count_flow"}, ["execution", "notification"]),
+        ({"flow": "gate_flow"}, []),
+        ({"owner": "BOB@example.com"}, ["execution", "notification"]),
+        ({"before": "2020-01-01T00:00:00Z"}, []),
+    ],
+)
+def test_filters_hold_for_both(staff: Client, bob: User, query: dict[str, str], types: list[str]) -> None:
+    dead_letter(owner=bob)
+    undelivered(bob)
+    assert sorted(row["type"] for row in listed(staff, **query)) == types
+
+
+def test_an_unknown_type_is_refused(staff: Client) -> None:
+    response = staff.get(ADDRESS, {"type": "mail"})
+    assert (response.status_code, response.json()["error"]) == (
+        400,
+        "“type” is one of execution, notification.",
+    )
+
+
+def test_a_mail_is_sent_again_once(staff: Client, bob: User) -> None:
+    notification = undelivered(bob)
+    assert post(staff, f"{notification.id}/requeue").json() == {"id": str(notification.id)}
+    assert post(staff, f"{notification.id}/requeue").status_code == 409
+    notification.refresh_from_db()
+    assert notification.state == "PENDING"
+    assert listed(staff) == []
+
+
+def test_a_mail_is_dropped_once(staff: Client, bob: User) -> None:
+    notification = undelivered(bob)
+    assert post(staff, f"{notification.id}/drop").status_code == 200
+    assert post(staff, f"{notification.id}/drop").status_code == 409
+    assert post(staff, f"{notification.id}/requeue").json()["error"]
+    assert listed(staff) == []
+
+
+@pytest.mark.parametrize("act", ["requeue", "drop"])
+def test_many_of_both_types_at_once(staff: Client, bob: User, act: str) -> None:
+    ids = [str(undelivered(bob).id), str(dead_letter(owner=bob).id)]
+    answer = post(staff, act, {"ids": ids}).json()
+    done = {"requeue": "requeued", "drop": "dropped"}[act]
+    assert [row["id"] for row in answer[done]] == ids
+    assert listed(staff) == []
+
+
+def test_a_filter_chooses_among_both(staff: Client, bob: User) -> None:
+    undelivered(bob)
+    execution = dead_letter(owner=bob)
+    assert len(post(staff, "drop", {"filter": {"type": "notification"}}).json()["dropped"]) == 1
+    assert [row["id"] for row in listed(staff)] == [str(execution.id)]
