@@ -132,6 +132,43 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscrip
         return False
 
 
+class ActingAdmin(ReadOnlyAdmin):
+    """A list with actions, which are also buttons on the page of one."""
+
+    # The buttons of the page of one: where they lead below it, and the action that they do.
+    buttons: ClassVar[dict[str, str]] = {}
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        """Say whether this user may act. `has_change_permission` would open the fields."""
+        return False
+
+    def get_urls(self) -> list[URLPattern]:
+        return [*(self._button(route, act) for route, act in self.buttons.items()), *super().get_urls()]
+
+    def _button(self, route: str, act: str) -> URLPattern:
+        view = self.admin_site.admin_view(partial(self.act_view, act=getattr(self, act)))
+        return path(f"<uuid:row_id>/{route}/", view, name=self._name(route.replace("-", "_")))
+
+    def _name(self, page: str) -> str:
+        return f"{self.opts.app_label}_{self.opts.model_name}_{page}"
+
+    def act_view(
+        self,
+        request: HttpRequest,
+        row_id: uuid.UUID,
+        act: Callable[[HttpRequest, QuerySet[Any]], None],
+    ) -> HttpResponse:
+        """Do an action for the one row that the page shows; back to it."""
+        if not self.has_operate_permission(request):
+            raise PermissionDenied
+        chosen = self.get_queryset(request).filter(id=row_id)
+        if not chosen.exists():
+            raise Http404
+        if request.method == "POST":  # who had to sign in first comes back with a GET
+            act(request, chosen)
+        return redirect(f"admin:{self._name('change')}", row_id)
+
+
 CREATED = moment("created_at", gettext_lazy("created"))
 STARTED = moment("started_at", gettext_lazy("started"))
 FINISHED = moment("finished_at", gettext_lazy("finished"))
@@ -139,7 +176,7 @@ LEASE_UNTIL = moment("lease_until", gettext_lazy("lease until"))
 DEADLINE = moment("deadline", gettext_lazy("deadline"))
 
 
-class ExecutionPages(ReadOnlyAdmin):
+class ExecutionPages(ActingAdmin):
     """The list of executions, the page of one, and how an action on some of them is done."""
 
     list_select_related = ("owner",)
@@ -150,8 +187,6 @@ class ExecutionPages(ReadOnlyAdmin):
         "An id or its beginning, a flow, an owner’s e-mail address, or words of the inputs."
     )
     view_on_site = False  # the page has a link of its own
-    # The buttons of the page of one: where they lead below it, and the action that they do.
-    buttons: ClassVar[dict[str, str]] = {}
     fieldsets: ClassVar[Any] = (
         (None, {"fields": ("flow_and_name", "state_label", "failure", "started_by")}),
         (gettext_lazy("Times"), {"fields": ((CREATED, STARTED, FINISHED, "lasted"),)}),
@@ -174,7 +209,6 @@ class ExecutionPages(ReadOnlyAdmin):
         return request.user.has_perm("main.view_execution") or self.has_operate_permission(request)
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
-        """Say whether this user may act. `has_change_permission` would open the fields."""
         return request.user.has_perm("main.change_execution")
 
     # The list
@@ -281,33 +315,7 @@ class ExecutionPages(ReadOnlyAdmin):
         }
         return super().render_change_form(request, context, *args, **kwargs)
 
-    def get_urls(self) -> list[URLPattern]:
-        return [*(self._button(route, act) for route, act in self.buttons.items()), *super().get_urls()]
-
-    def _button(self, route: str, act: str) -> URLPattern:
-        view = self.admin_site.admin_view(partial(self.act_view, act=getattr(self, act)))
-        return path(f"<uuid:execution_id>/{route}/", view, name=self._name(route.replace("-", "_")))
-
-    def _name(self, page: str) -> str:
-        return f"{self.opts.app_label}_{self.opts.model_name}_{page}"
-
     # Act
-
-    def act_view(
-        self,
-        request: HttpRequest,
-        execution_id: uuid.UUID,
-        act: Callable[[HttpRequest, QuerySet[Execution]], None],
-    ) -> HttpResponse:
-        """Do an action for the one execution that the page shows; back to it."""
-        if not self.has_operate_permission(request):
-            raise PermissionDenied
-        chosen = self.get_queryset(request).filter(id=execution_id)
-        if not chosen.exists():
-            raise Http404
-        if request.method == "POST":  # who had to sign in first comes back with a GET
-            act(request, chosen)
-        return redirect(f"admin:{self._name('change')}", execution_id)
 
     def do_to_each(
         self,

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy, ngettext
 
-from main.execution_pages import EMPTY, BoundedPaginator, ReadOnlyAdmin, moment
+from main.execution_pages import EMPTY, ActingAdmin, BoundedPaginator, moment
 from notifications.models import Delivery, Notification
 
 CREATED = moment("created_at", gettext_lazy("created"))
@@ -43,8 +43,9 @@ class DeliveryInline(admin.TabularInline):  # type: ignore[type-arg]  # not subs
 
 
 @admin.register(Notification)
-class NotificationAdmin(ReadOnlyAdmin):
+class NotificationAdmin(ActingAdmin):
     actions = ("send_again", "drop")
+    buttons: ClassVar[dict[str, str]] = {"send-again": "send_again", "drop": "drop"}
     list_display = ("about", "to", "channel", "reason", "state", CREATED, FINISHED, "attempt")
     list_filter = ("state", "channel", "reason", "event", "created_at")
     list_select_related = ("user", "execution")
@@ -71,14 +72,20 @@ class NotificationAdmin(ReadOnlyAdmin):
         )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Notification]:
-        return (
-            super().get_queryset(request).defer("execution__inputs", "execution__result", "execution__error")
-        )
+        heavy = (f"execution__{name}" for name in ("inputs", "result", "error", "usage"))
+        found: QuerySet[Notification] = super().get_queryset(request)
+        return found.defer(*heavy).annotate(member_count=Count("members"))
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        context["can_operate"] = self.has_operate_permission(request)
+        return super().render_change_form(request, context, *args, **kwargs)
 
     @admin.display(description=gettext_lazy("about"))
-    def about(self, notification: Notification) -> str:
+    def about(self, notification: Any) -> str:
         if notification.execution is None:
-            count = notification.members.count()
+            count = notification.member_count
             return ngettext("%(count)d execution", "%(count)d executions", count) % {"count": count}
         return format_html(
             "{} <code>{}</code>", notification.execution.title, str(notification.execution_id)[:8]

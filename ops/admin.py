@@ -23,6 +23,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from main.again import requeue, run_again, run_again_from_failed_step
 from main.execution_pages import (
     FINISHED,
+    MAX_COUNT,
     ExecutionList,
     ExecutionPages,
     FlowFilter,
@@ -32,13 +33,18 @@ from main.execution_pages import (
 )
 from main.models import Execution
 from main.queues import SHARES
+from notifications.models import Notification
 from ops import queues
+from ops.dead_letters import with_answers
 from ops.models import DeadLetter, Queue
 
 # Of how many dead letters, the newest, the filter names the types of errors.
 TYPES_OF = 1_000
 # Characters of an error's sentence in the list.
 MAX_SENTENCE_LENGTH = 160
+# How many mails that could not be delivered are shown beside them.
+MAILS_SHOWN = 20
+MAY_SEND = "notifications.change_notification"
 
 
 # Dead letters
@@ -107,7 +113,8 @@ class DeadLetterAdmin(ExecutionPages):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        return super().changelist_view(request, {"title": _("Dead letters"), **(extra_context or {})})
+        context = {"title": _("Dead letters"), **_undelivered(request), **(extra_context or {})}
+        return super().changelist_view(request, context)
 
     @admin.display(description=gettext_lazy("error"))
     def failed_with(self, execution: Execution) -> SafeString:
@@ -149,6 +156,21 @@ class DeadLetterAdmin(ExecutionPages):
                 "%(count)d was no dead letter any more.", "%(count)d were no dead letters any more.", count
             ),
         )
+
+
+def _undelivered(request: HttpRequest) -> dict[str, Any]:
+    """Return the dead letters that are mails, for who may see them: the newest, and how many there are."""
+    pages = admin.site.get_model_admin(Notification)
+    if not pages.has_view_permission(request):
+        return {}
+    found = Notification.dead_letters()
+    newest = list(with_answers(found)[:MAILS_SHOWN])
+    return {
+        "mails": newest,
+        "mail_count": len(newest) if len(newest) < MAILS_SHOWN else found[:MAX_COUNT].count(),
+        "may_send": request.user.has_perm(MAY_SEND),
+        "all_mails": reverse("admin:notifications_notification_changelist") + "?state__exact=FAILED",
+    }
 
 
 def page_of(execution: Execution) -> str:

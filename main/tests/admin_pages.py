@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import pytest
 from django.contrib.auth.models import Permission
+from django.db.models import Model
 from django.test import Client
 
 from accounts.models import User
-from main.models import Execution
 
 # What staff may do who have some permissions: look at a page (its status), and act.
 STAFF = pytest.mark.parametrize(
@@ -39,9 +39,9 @@ def messages_of(client: Client, address: str, **data: str | list[str]) -> list[s
     return [str(message) for message in response.context["messages"]]
 
 
-def act(client: Client, address: str, action: str, *executions: Execution) -> list[str]:
+def act(client: Client, address: str, action: str, *rows: Model) -> list[str]:
     """Do an action for what is selected in the list at that address; return what is said."""
-    return messages_of(client, address, action=action, _selected_action=[str(each.id) for each in executions])
+    return messages_of(client, address, action=action, _selected_action=[str(each.pk) for each in rows])
 
 
 def expect_sign_in(client: Client, addresses: Iterable[str]) -> None:
