@@ -6,6 +6,7 @@ static/js/sentences.js) are in its catalogue, and looked up there.
 
 import re
 from functools import cache
+from typing import Any
 
 from django.conf import settings
 from django.utils.translation import get_language
@@ -29,10 +30,11 @@ def translated(sentence: str) -> str:
 @cache
 def _known(language: str) -> list[tuple[re.Pattern[str], str]]:
     """Return the page's sentences and their translations, those that leave the least open first."""
-    catalogue = DjangoTranslation(language, domain="djangojs", localedirs=settings.LOCALE_PATHS)._catalog
+    folders = [str(folder) for folder in settings.LOCALE_PATHS]
+    found: Any = DjangoTranslation(language, domain="djangojs", localedirs=folders)
     sentences = {
         text: translation
-        for text, translation in catalogue.items()
+        for text, translation in found._catalog.items()
         if isinstance(text, str) and text[-1:] == "."
     }
     closed_first = sorted(sentences, key=lambda text: len(re.sub(r"%\(\w+\)s", "", text)), reverse=True)
