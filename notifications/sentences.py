@@ -6,6 +6,7 @@ static/js/sentences.js) are in its catalogue, and looked up there.
 
 import re
 from functools import cache
+from typing import Any
 
 from django.conf import settings
 from django.utils.translation import get_language
@@ -28,12 +29,16 @@ def translated(sentence: str) -> str:
 
 @cache
 def _known(language: str) -> list[tuple[re.Pattern[str], str]]:
-    """Return the page's sentences and their translations, those that leave the least open first."""
-    catalogue = DjangoTranslation(language, domain="djangojs", localedirs=settings.LOCALE_PATHS)._catalog
+    """Return the page's sentences, and names that stand in them, with their translations.
+
+    Those that leave the least open come first.
+    """
+    folders = [str(folder) for folder in settings.LOCALE_PATHS]
+    found: Any = DjangoTranslation(language, domain="djangojs", localedirs=folders)
     sentences = {
         text: translation
-        for text, translation in catalogue.items()
-        if isinstance(text, str) and text[-1:] == "."
+        for text, translation in found._catalog.items()
+        if isinstance(text, str) and text and (text.endswith(".") or "%(" not in text)
     }
     closed_first = sorted(sentences, key=lambda text: len(re.sub(r"%\(\w+\)s", "", text)), reverse=True)
     return [(_pattern(text), _template(text, sentences[text])) for text in closed_first]

@@ -277,8 +277,11 @@ def _mail(page: Page, user: User) -> None:
 
 
 def _mail_alone(page: Page, user: User) -> None:
+    """As a mail program shows it. On its own address no script may run, and so no test of it."""
     _mail(page, user)
-    page.goto(f"{page.url}html/")
+    html = page.request.get(f"{page.url}html/").text()
+    page.goto("about:blank")
+    page.set_content(html)
 
 
 def _preferences(page: Page, user: User) -> None:
@@ -325,6 +328,10 @@ PAGES: dict[str, Callable[[Page, User], None]] = {
 }
 
 
+# A mail is shown as a part of somebody's page, whose landmarks are not its business.
+A_PART = {"rules": {rule: {"enabled": False} for rule in ("landmark-one-main", "region")}}
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing(
@@ -332,7 +339,7 @@ def test_axe_finds_nothing(
 ) -> None:
     page = page_of(alice, platform, new_context, color_scheme=scheme, reduced_motion="reduce")
     PAGES[name](page, alice)
-    found = Axe().run(page).response["violations"]
+    found = Axe().run(page, options=A_PART if name == "html" else None).response["violations"]
     assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 from django.core.mail import EmailMultiAlternatives
-from django.http import HttpResponse
 from django.test import Client
 
 from accounts.models import User
@@ -357,7 +356,7 @@ def test_staff_read_mails(charlie: User, mail: str) -> None:
 
 
 def test_a_mail_does_nothing_by_itself(charlie: User, mail: str) -> None:
-    response: HttpResponse = client_of(charlie).get(f"/mailbox/{mail}/html/")
+    response = client_of(charlie).get(f"/mailbox/{mail}/html/")
     policy = dict(each.strip().split(" ", 1) for each in response["Content-Security-Policy"].split(";"))
     assert policy["default-src"] == "'none'"
     assert policy["form-action"] == "'none'"
