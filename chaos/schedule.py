@@ -30,6 +30,11 @@ class Kind:
     limit: float | None = None
 
     @property
+    def is_of_mail(self) -> bool:
+        """Whether what it touches are mails."""
+        return self.resources <= {"mail", "notifications"}
+
+    @property
     def is_alone(self) -> bool:
         return "postgres" in self.resources
 
