@@ -329,13 +329,13 @@ async def harm_provider(flag: str, world: World, fault: Fault) -> None:
 
 
 async def harm_mail(mode: Mode, world: World, fault: Fault) -> None:
-    """Let nobody reach the mail server, or only slowly; touched is what is sent at the end of it."""
+    """Let nobody reach the mail server; touched is what waits at the end of it."""
     proxy = world.proxies["mail"]
     proxy.become(mode)
     try:
         fault.strike(f"mail {mode.value}", [])
         await fault.last()
-        fault.mails = await world.records.unsent()
+        fault.mails = await mails_since(world, fault.began)
     finally:
         proxy.become(Mode.PASS)
 
@@ -344,7 +344,12 @@ async def harm_mail_server(flag: str, world: World, fault: Fault) -> None:
     with mail_is(world, flag):
         fault.strike(f"mail {flag}", [])
         await fault.last()
-        fault.mails = await world.records.unsent()
+        fault.mails = await mails_since(world, fault.began)
+
+
+async def mails_since(world: World, at: float) -> set[str]:
+    """Return the executions whose mails came since then, or are still to be sent."""
+    return {mail.execution for mail in world.mail.mails if mail.at >= at} | await world.records.unsent()
 
 
 @contextmanager

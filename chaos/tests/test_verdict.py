@@ -98,7 +98,7 @@ def test_a_cancel_that_was_answered_holds() -> None:
 
 def test_what_does_not_end_is_stuck() -> None:
     row = ROW._replace(state="PENDING", result=None)
-    ended = {"mails": [], "outbox": []}
+    ended: dict[str, Any] = {"mails": [], "outbox": []}
     assert counted(rows=[row], notes=NOTES[:-1], started=[started()], **ended) == {"stuck": 1}
 
 
