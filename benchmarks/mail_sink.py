@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 GREETING, OK, GO_ON, BYE = b"220 sink\r\n", b"250 OK\r\n", b"354 Go on\r\n", b"221 Bye\r\n"
 END_OF_MAIL = b"\r\n.\r\n"
@@ -25,9 +26,8 @@ class _Connection(asyncio.Protocol):
         self._in_mail = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(GREETING)
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(GREETING)
 
     def data_received(self, data: bytes) -> None:
         self._heard += data

@@ -452,9 +452,23 @@ kind("provider truncating", "provider", partial(harm_provider, "truncating"), la
 kind("mail down", "mail", partial(harm_mail, Mode.CUT), lasts=6, lasts_long=12)
 kind("mail slow", "mail", partial(harm_mail_server, "slow"), lasts=7, lasts_long=12)
 kind("mail dropping", "mail", partial(harm_mail_server, "dropping"), lasts=6, lasts_long=12)
-kind("kill -9 mailer, claimed", MAILER, partial(kill_sender, "holding"), lasts=4, limit=RECOVERY)
-kind("kill -9 mailer, sending", MAILER, partial(kill_sender, "silent"), lasts=4, limit=RECOVERY)
-kind("SIGTERM mailer", MAILER, stop_sender, lasts=6, limit=TAKEN_UP)
+kind(
+    "kill -9 mailer, claimed",
+    MAILER,
+    partial(kill_sender, "holding"),
+    lasts=4,
+    costs_attempt=True,
+    limit=RECOVERY,
+)
+kind(
+    "kill -9 mailer, sending",
+    MAILER,
+    partial(kill_sender, "silent"),
+    lasts=4,
+    costs_attempt=True,
+    limit=RECOVERY,
+)
+kind("SIGTERM mailer", MAILER, stop_sender, lasts=6, costs_attempt=True, limit=TAKEN_UP)
 
 KINDS = tuple(ACTIONS)
 

@@ -343,7 +343,7 @@ def recovery(fault: Fault, facts: Facts) -> list[float | None]:
 
 def _sent_after(id_: str, fault: Fault, facts: Facts) -> float | None:
     """Return the seconds until a mail was sent: since its worker was harmed, or since its server was well again."""
-    since = fault.began if "notifications" in fault.kind.resources else fault.until
+    since = fault.began if fault.kind.costs_attempt else fault.until
     times = [each.finished_at for each in facts.outbox if each.execution == id_ and each.is_sent]
     return max(0.0, times[0] - since) if times else None
 
