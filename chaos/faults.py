@@ -374,6 +374,17 @@ async def stop_sender(world: World, fault: Fault) -> None:
         fault.stopped_in = await ended(process)
 
 
+async def freeze_sender(world: World, fault: Fault) -> None:
+    """Freeze a worker that has claimed a mail until another one has sent it; when it wakes up it sends it as well."""
+    with mail_is(world, "holding"):
+        process = await sender(world, "holding", fault)
+        process.freeze()
+    try:
+        await fault.last()
+    finally:
+        process.resume()
+
+
 async def sender(world: World, flag: str, fault: Fault) -> Process:
     """Wait for a worker that is sending, note that it is struck, and return it."""
     until = time.monotonic() + VICTIM_PATIENCE
@@ -384,7 +395,11 @@ async def sender(world: World, flag: str, fault: Fault) -> Process:
             held = [each for each in held if each.id in taken]
         for process in world.of_kind("notifications"):
             pid = process.pid
-            if pid and (mails := {each.id for each in held if each.is_held_by(pid)}):
+            if (
+                pid
+                and not process.is_frozen
+                and (mails := {each.id for each in held if each.is_held_by(pid)})
+            ):
                 fault.mails = mails
                 fault.strike(process.name, [])
                 return process
@@ -467,6 +482,14 @@ kind(
     lasts=4,
     costs_attempt=True,
     limit=RECOVERY,
+)
+kind(
+    "frozen mailer",
+    MAILER,
+    freeze_sender,
+    lasts=20,
+    lasts_long=60,
+    costs_attempt=True,
 )
 kind("SIGTERM mailer", MAILER, stop_sender, lasts=6, costs_attempt=True, limit=TAKEN_UP)
 
