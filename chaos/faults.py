@@ -412,6 +412,8 @@ async def sender(world: World, flag: str, fault: Fault) -> Process:
 RECOVERY, TAKEN_UP = 20.0, 10.0
 # What a worker of notifications is harmed with: it has to have a mail under way.
 MAILER = "notifications mail"
+# Seconds for which the mail of a killed one is held: its server has to be well until it is sent.
+HELD = 18.0
 
 kind("kill -9 io worker", "io", partial(kill, "io"), lasts=3, costs_attempt=True, limit=RECOVERY)
 kind("kill -9 cpu worker", "cpu", partial(kill, "cpu"), lasts=3, costs_attempt=True, limit=RECOVERY)
@@ -471,7 +473,7 @@ kind(
     "kill -9 mailer, claimed",
     MAILER,
     partial(kill_sender, "holding"),
-    lasts=4,
+    lasts=HELD,
     costs_attempt=True,
     limit=RECOVERY,
 )
@@ -479,7 +481,7 @@ kind(
     "kill -9 mailer, sending",
     MAILER,
     partial(kill_sender, "silent"),
-    lasts=4,
+    lasts=HELD,
     costs_attempt=True,
     limit=RECOVERY,
 )
