@@ -162,7 +162,7 @@ class Play:
             fault.watchers = self._watchers_of(fault.target)
         touched = f"{len(fault.watchers)} watchers" if fault.watchers else f"{len(fault.touched)} executions"
         if fault.kind.is_of_mail:
-            touched = f"{len(fault.mails) or 'no'} mails yet"
+            touched = f"{len(fault.mails)} mails" if fault.mails else "whatever is sent"
         self._say(f"{fault.kind.name:<22} {fault.target}: {touched}")
 
     def _watchers_of(self, web: str) -> list[Watching]:
