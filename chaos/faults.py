@@ -22,6 +22,8 @@ from config import embedded
 
 # Seconds to wait for a worker that may be harmed, and that a signalled process gets before it is killed.
 VICTIM_PATIENCE, END_PATIENCE = 25.0, 10.0
+# Seconds for which a harm of the mail server goes on until it meets a mail.
+MAIL_PATIENCE = 10.0
 # A third crash would end an execution as poisonous, and rightly.
 MOST_CRASHES = 1
 # Where Debian's package libfaketime has it.
@@ -348,7 +350,14 @@ async def harm_mail_server(flag: str, world: World, fault: Fault) -> None:
 
 
 async def mails_since(world: World, at: float) -> set[str]:
-    """Return the executions whose mails came since then, or are still to be sent."""
+    """Return the executions whose mails came since then, or are still to be sent; wait a while for one."""
+    until = time.monotonic() + MAIL_PATIENCE
+    while not (mails := await mails_now(world, at)) and time.monotonic() < until:
+        await asyncio.sleep(0.1)
+    return mails
+
+
+async def mails_now(world: World, at: float) -> set[str]:
     return {mail.execution for mail in world.mail.mails if mail.at >= at} | await world.records.unsent()
 
 
