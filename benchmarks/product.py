@@ -30,7 +30,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 DATABASE = "api_ctm"
 # The defaults of WEB_CONCURRENCY, IO_CONCURRENCY and CPU_CONCURRENCY.
 WEB, IO, CPU = 1, 32, 2
-NAMES = ("web", "worker-io", "worker-cpu")
+NAMES = ("web", "worker-io", "worker-cpu", "worker-notifications")
 # Seconds that everything gets to start, and a process to end.
 START_PATIENCE, STOP_PATIENCE = 60.0, 6.0
 
@@ -48,10 +48,14 @@ class Owner(NamedTuple):
 
 @dataclass
 class Product:
-    """The running product: where it listens, and the guards of its processes, and of the databases, by name."""
+    """The running product: where it listens, and the guards of its processes, and of the databases, by name.
+
+    `mail_port` is where its mail server would be.
+    """
 
     local_dir: Path
     port: int
+    mail_port: int
     signed_in: Person
     guards: dict[str, psutil.Process]
     databases: dict[str, psutil.Process]
@@ -65,7 +69,7 @@ class Product:
     def launch(self, name: str) -> None:
         """Start a process of ours, for the first time or again; it is ready a little later."""
         command = commands(bind=f"127.0.0.1:{self.port}", web=WEB, io=IO, cpu=CPU)[name]
-        self.guards[name] = self.stack.enter_context(child(name, command, self.local_dir))
+        self.guards[name] = self.stack.enter_context(child(name, command, self.local_dir, self.mail_port))
 
     def processes(self, name: str) -> list[psutil.Process]:
         """Return a process of ours and its children; the guard that watches over it is not counted."""
@@ -110,7 +114,7 @@ def running_product(local_dir: Path) -> Iterator[Product]:
         servers = stack.enter_context(Servers(local_dir, database_name=DATABASE)).servers
         databases = {each.name: psutil.Process(each.process.pid) for each in servers if each.process}
         person = sign_in(local_dir, 1)[0].person
-        product = Product(local_dir, free_port(), person, {}, databases, stack)
+        product = Product(local_dir, free_port(), free_port(), person, {}, databases, stack)
         for name in NAMES:
             product.launch(name)
         wait_until_ready(product)
@@ -126,7 +130,7 @@ def sign_in(local_dir: Path, count: int) -> list[Owner]:
 
 
 @contextmanager
-def child(name: str, command: list[str], local_dir: Path) -> Iterator[psutil.Process]:
+def child(name: str, command: list[str], local_dir: Path, mail_port: int) -> Iterator[psutil.Process]:
     """Run a process under its guard, as `manage.py dev` does; its output goes to a file."""
     guarded = embedded.guarded([sys.executable, *command[1:]], local_dir, grace=STOP_PATIENCE)
     with (
@@ -134,7 +138,8 @@ def child(name: str, command: list[str], local_dir: Path) -> Iterator[psutil.Pro
         subprocess.Popen(
             guarded,
             cwd=PROJECT,
-            env=environment(local_dir),
+            env=environment(local_dir)
+            | {"EMAIL_URL": f"smtp://127.0.0.1:{mail_port}", "MAILS_PER_RECEIVER": "0"},
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -191,7 +196,7 @@ def are_working(local_dir: Path, seconds: float) -> bool:
             "SELECT count(*) FROM main_workerbeat WHERE beat_at > now() - make_interval(secs => %s)",
             [seconds],
         ).fetchone()
-    return found == (1 + CPU,)  # the io worker, whose executions are threads, and the cpu worker's children
+    return found == (2 + CPU,)  # the two workers that have threads, and the cpu worker's children
 
 
 def last_words(name: str, local_dir: Path) -> str:

@@ -26,7 +26,7 @@ from config.servers import Servers
 
 # More faults than this are a full run: they last longer, and stand further apart.
 SMALL = 40
-PAUSE, LONG_PAUSE = 4.0, 6.0
+PAUSE, LONG_PAUSE = 3.0, 6.0
 # Seconds at the end in which everything has to have ended.
 PATIENCE = 90.0
 

@@ -1,4 +1,4 @@
-"""Those who start executions and watch them: one visitor, who falls over to the other web server."""
+"""Those who start executions and watch them: a visitor, and a person who signs in; both use either web server."""
 
 import asyncio
 import time
@@ -36,7 +36,7 @@ class Refused(Exception):
 
 
 class Client:
-    """One visitor. Requests go to the servers in turn."""
+    """One visitor, or person. Requests go to the servers in turn."""
 
     def __init__(self, urls: list[str]) -> None:
         self.urls = urls
@@ -48,6 +48,19 @@ class Client:
     async def arrive(self) -> None:
         """Get the cookies."""
         (await self._http.get(self.urls[0])).raise_for_status()
+        self._keep_token()
+
+    async def sign_in(self, address: str, password: str) -> None:
+        """Sign in, as from the page."""
+        page = f"{self.urls[0]}/sign-in/"
+        (await self._http.get(page)).raise_for_status()
+        self._keep_token()
+        answer = await self._http.post(page, data={"username": address, "password": password})
+        if answer.status_code != 302:
+            raise Refused(f"Signing in gave {answer.status_code}.")
+        self._keep_token()
+
+    def _keep_token(self) -> None:
         self._http.headers["X-CSRFToken"] = self._http.cookies["csrftoken"]
 
     async def close(self) -> None:
@@ -60,12 +73,14 @@ class Client:
             return False
         return all(each.status_code == 200 for each in answers)
 
-    async def start(self, flow: str, tag: str, seconds: float) -> str | None:
+    async def start(self, flow: str, tag: str, seconds: float, *, notify: bool = False) -> str | None:
         """Start an execution, asking until somebody answers; return its id, or None where nobody ever did.
 
         Each request has the same Idempotency-Key: one whose answer was lost may have started it already.
         """
-        body = {"flow": flow, "inputs": {"tag": tag, "seconds": seconds}}
+        body: dict[str, Any] = {"flow": flow, "inputs": {"tag": tag, "seconds": seconds}}
+        if notify:
+            body["notify"] = True
         for _ in range(TRIES):
             at, began = time.time(), time.monotonic()
             answer = await self._post("/start-task/", body, {"Idempotency-Key": tag})

@@ -22,6 +22,8 @@ from config import embedded
 
 # Seconds to wait for a worker that may be harmed, and that a signalled process gets before it is killed.
 VICTIM_PATIENCE, END_PATIENCE = 25.0, 10.0
+# Seconds for which a harm of the mail server goes on until it meets a mail.
+MAIL_PATIENCE = 10.0
 # A third crash would end an execution as poisonous, and rightly.
 MOST_CRASHES = 1
 # Where Debian's package libfaketime has it.
@@ -47,6 +49,8 @@ class Fault:
     until: float = 0.0
     target: str = ""
     touched: list[Held] = field(default_factory=list)
+    # The executions whose mails were under way, or waited.
+    mails: set[str] = field(default_factory=set)
     # Whose connections broke with a web server.
     watchers: list[Watching] = field(default_factory=list)
     # Seconds that a process took to end that was asked to.
@@ -323,9 +327,102 @@ async def harm_provider(flag: str, world: World, fault: Fault) -> None:
             pass
 
 
+# Mail
+
+
+async def harm_mail(mode: Mode, world: World, fault: Fault) -> None:
+    """Let nobody reach the mail server; touched is what waits at the end of it."""
+    proxy = world.proxies["mail"]
+    proxy.become(mode)
+    try:
+        fault.strike(f"mail {mode.value}", [])
+        await fault.last()
+        fault.mails = await mails_since(world, fault.began)
+    finally:
+        proxy.become(Mode.PASS)
+
+
+async def harm_mail_server(flag: str, world: World, fault: Fault) -> None:
+    with mail_is(world, flag):
+        fault.strike(f"mail {flag}", [])
+        await fault.last()
+        fault.mails = await mails_since(world, fault.began)
+
+
+async def mails_since(world: World, at: float) -> set[str]:
+    """Return the executions whose mails came since then, or are still to be sent; wait a while for one."""
+    until = time.monotonic() + MAIL_PATIENCE
+    while not (mails := await mails_now(world, at)) and time.monotonic() < until:
+        await asyncio.sleep(0.1)
+    return mails
+
+
+async def mails_now(world: World, at: float) -> set[str]:
+    return {mail.execution for mail in world.mail.mails if mail.at >= at} | await world.records.unsent()
+
+
+@contextmanager
+def mail_is(world: World, flag: str) -> Iterator[None]:
+    setattr(world.mail, flag, True)
+    try:
+        yield
+    finally:
+        setattr(world.mail, flag, False)
+
+
+async def kill_sender(flag: str, world: World, fault: Fault) -> None:
+    """Kill a worker that has claimed a mail: before the server takes it, or before it says that it has."""
+    with mail_is(world, flag):
+        process = await sender(world, flag, fault)
+        await process.send(signal.SIGKILL)
+
+
+async def stop_sender(world: World, fault: Fault) -> None:
+    with mail_is(world, "holding"):
+        process = await sender(world, "holding", fault)
+        fault.stopped_in = await ended(process)
+
+
+async def freeze_sender(world: World, fault: Fault) -> None:
+    """Freeze a worker that has claimed a mail until another one has sent it; when it wakes up it sends it as well."""
+    with mail_is(world, "holding"):
+        process = await sender(world, "holding", fault)
+        process.freeze()
+    try:
+        await fault.last()
+    finally:
+        process.resume()
+
+
+async def sender(world: World, flag: str, fault: Fault) -> Process:
+    """Wait for a worker that is sending, note that it is struck, and return it."""
+    until = time.monotonic() + VICTIM_PATIENCE
+    while time.monotonic() < until:
+        held = await world.records.sending()
+        if flag == "silent":
+            taken = {mail.execution for mail in world.mail.mails}
+            held = [each for each in held if each.id in taken]
+        for process in world.of_kind("notifications"):
+            pid = process.pid
+            if (
+                pid
+                and not process.is_frozen
+                and (mails := {each.id for each in held if each.is_held_by(pid)})
+            ):
+                fault.mails = mails
+                fault.strike(process.name, [])
+                return process
+        await asyncio.sleep(0.05)
+    raise NoVictim("no mail was under way")
+
+
 # Seconds in which what a killed worker held has to go on, and what one handed back that was told to stop: the
 # latter is less than a lease takes to run out.
 RECOVERY, TAKEN_UP = 20.0, 10.0
+# What a worker of notifications is harmed with: it has to have a mail under way.
+MAILER = "notifications mail"
+# Seconds for which the mail of a killed one is held: its server has to be well until it is sent.
+HELD = 18.0
 
 kind("kill -9 io worker", "io", partial(kill, "io"), lasts=3, costs_attempt=True, limit=RECOVERY)
 kind("kill -9 cpu worker", "cpu", partial(kill, "cpu"), lasts=3, costs_attempt=True, limit=RECOVERY)
@@ -361,7 +458,7 @@ kind(
 )
 kind("clock 10 min ahead", "io", partial(turn_clock, "io", "+600s"), lasts=14, lasts_long=30)
 kind("clock 10 min behind", "cpu", partial(turn_clock, "cpu", "-600s"), lasts=14, lasts_long=30)
-kind("new version", "io cpu web", deploy, lasts=22)
+kind("new version", "io cpu web notifications", deploy, lasts=22)
 kind("out of memory", "memory", exhaust_memory, lasts=3)
 kind("redis killed", "redis", partial(end_server, "redis", signal.SIGKILL), lasts=4)
 kind("redis restarted", "redis", partial(end_server, "redis", signal.SIGTERM), lasts=1)
@@ -378,6 +475,34 @@ kind("postgres hung", "postgres", partial(harm_connection, "postgres", Mode.HUNG
 kind("provider down", "provider", partial(harm_connection, "provider", Mode.CUT), lasts=6, lasts_long=12)
 kind("provider slow", "provider", partial(harm_provider, "slow"), lasts=6, lasts_long=12)
 kind("provider truncating", "provider", partial(harm_provider, "truncating"), lasts=6, lasts_long=12)
+kind("mail down", "mail", partial(harm_mail, Mode.CUT), lasts=6, lasts_long=12)
+kind("mail slow", "mail", partial(harm_mail_server, "slow"), lasts=7, lasts_long=12)
+kind("mail dropping", "mail", partial(harm_mail_server, "dropping"), lasts=6, lasts_long=12)
+kind(
+    "kill -9 mailer, claimed",
+    MAILER,
+    partial(kill_sender, "holding"),
+    lasts=HELD,
+    costs_attempt=True,
+    limit=RECOVERY,
+)
+kind(
+    "kill -9 mailer, sending",
+    MAILER,
+    partial(kill_sender, "silent"),
+    lasts=HELD,
+    costs_attempt=True,
+    limit=RECOVERY,
+)
+kind(
+    "frozen mailer",
+    MAILER,
+    freeze_sender,
+    lasts=20,
+    lasts_long=60,
+    costs_attempt=True,
+)
+kind("SIGTERM mailer", MAILER, stop_sender, lasts=6, costs_attempt=True, limit=TAKEN_UP)
 
 KINDS = tuple(ACTIONS)
 

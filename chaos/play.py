@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from chaos.client import Asked, Refused, Watching, watching
+from chaos.client import Asked, Client, Refused, Watching, watching
 from chaos.faults import Fault, happen
+from chaos.mail_server import Mail
 from chaos.provider import Call
-from chaos.records import Note, Row, StepRow
+from chaos.records import Note, Outgoing, Row, StepRow
 from chaos.schedule import Planned
 from chaos.witness import Snapshot
 from chaos.world import World
@@ -34,8 +35,11 @@ FIRST = "steps_flow"
 # One in so many is cancelled, after some seconds of these.
 CANCELLED_IN = 10
 CANCEL_AFTER = 1.0, 6.0
-# Seconds for watchers to be shown an end that the database has.
-WATCH_PATIENCE = 15.0
+# Seconds for watchers to be shown an end that the database has, and for mails to be sent when all has ended: a server
+# that was down for long is tried again after a pause about as long.
+WATCH_PATIENCE, MAIL_PATIENCE = 15.0, 45.0
+# Of so many one is a visitor's, and one a person's who does not want a mail; the rest is theirs, with a mail.
+ASKING_IN = 4
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class Start:
     tag: str
     seconds: float
     cancel_after: float | None = None
+    # Whether who is signed in starts it, or a visitor; and whether they want to be told of the end by mail.
+    is_signed_in: bool = False
+    notify: bool = False
 
 
 @dataclass
@@ -74,6 +81,8 @@ class Facts:
     steps: list[StepRow] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    mails: list[Mail] = field(default_factory=list)
+    outbox: list[Outgoing] = field(default_factory=list)
 
 
 def starts(seed: int, count: int, seconds: float, flows: tuple[str, ...] = FLOWS) -> list[Start]:
@@ -87,6 +96,8 @@ def starts(seed: int, count: int, seconds: float, flows: tuple[str, ...] = FLOWS
             tag=f"{seed}-{number}",
             seconds=round(work * chance.uniform(1 - SPREAD, 1 + SPREAD), 1),
             cancel_after=chance.uniform(*CANCEL_AFTER) if chance.randrange(CANCELLED_IN) == 0 else None,
+            is_signed_in=number % ASKING_IN > 0,
+            notify=number % ASKING_IN > 1,
         )
         for number in range(count)
     ]
@@ -117,18 +128,22 @@ class Play:
 
     async def _run(self, start: Start) -> None:
         await self._wait_until(start.at)
-        task_id = await self.world.client.start(start.flow, start.tag, start.seconds)
+        client = self._client(start)
+        task_id = await client.start(start.flow, start.tag, start.seconds, notify=start.notify)
         if task_id is None:
             self.facts.unanswered.append(start)
             return
         log = self.world.place.logs / f"watcher-{task_id}.log"
-        started = Started(start, task_id, watching(self.world.client, task_id, log))
+        started = Started(start, task_id, watching(client, task_id, log))
         self.facts.started.append(started)
         self._watchers[task_id] = asyncio.create_task(started.watching.watch())
         if start.cancel_after is not None:
             await asyncio.sleep(start.cancel_after)
             started.is_cancel_asked = True
-            started.is_cancelled = await self.world.client.cancel(task_id)
+            started.is_cancelled = await client.cancel(task_id)
+
+    def _client(self, start: Start) -> Client:
+        return self.world.person if start.is_signed_in else self.world.client
 
     async def _happen(self, planned: Planned) -> None:
         await self._wait_until(planned.at)
@@ -146,6 +161,8 @@ class Play:
         if fault.kind.resources == {"web"}:
             fault.watchers = self._watchers_of(fault.target)
         touched = f"{len(fault.watchers)} watchers" if fault.watchers else f"{len(fault.touched)} executions"
+        if fault.kind.is_of_mail:
+            touched = f"{len(fault.mails)} mails" if fault.mails else "whatever is sent"
         self._say(f"{fault.kind.name:<22} {fault.target}: {touched}")
 
     def _watchers_of(self, web: str) -> list[Watching]:
@@ -160,12 +177,18 @@ class Play:
         until = time.monotonic() + patience
         while ids & await self.world.records.unended() and time.monotonic() < until:
             await asyncio.sleep(0.5)
+        await self._wait_for_mails()
         stuck = ids & await self.world.records.unended()
         if told := [watcher for id_, watcher in self._watchers.items() if id_ not in stuck]:
             await asyncio.wait(told, timeout=WATCH_PATIENCE)
         for watcher in self._watchers.values():
             watcher.cancel()
         await asyncio.gather(*self._watchers.values(), return_exceptions=True)
+
+    async def _wait_for_mails(self) -> None:
+        until = time.monotonic() + MAIL_PATIENCE
+        while await self.world.records.unsent() and time.monotonic() < until:
+            await asyncio.sleep(0.5)
 
     async def _look(self) -> None:
         """Read everything, and let somebody come late to everything that was started."""
@@ -177,19 +200,20 @@ class Play:
             await records.notes(),
         )
         facts.calls = list(self.world.provider.calls)
-        facts.asked = self.world.client.asked
+        facts.mails, facts.outbox = list(self.world.mail.mails), await records.outbox()
+        facts.asked = self.world.client.asked + self.world.person.asked
         final = {row.id for row in facts.rows if row.is_final}
         for started in facts.started:
             if started.id in final:
-                started.seen_later = await self._seen_later(started.id)
+                started.seen_later = await self._seen_later(started)
 
     async def _has_ended(self) -> bool:
         return not {each.id for each in self.facts.started} & await self.world.records.unended()
 
-    async def _seen_later(self, task_id: str) -> Snapshot | None:
+    async def _seen_later(self, started: Started) -> Snapshot | None:
         try:
             async with asyncio.timeout(WATCH_PATIENCE):
-                return await self.world.client.last_snapshot(task_id)
+                return await started.watching.client.last_snapshot(started.id)
         except (TimeoutError, Refused, httpx.TransportError):
             return None
 

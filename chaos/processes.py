@@ -44,7 +44,7 @@ class Process:
 
     @property
     def kind(self) -> str:
-        """web, io or cpu."""
+        """web, io, cpu or notifications."""
         return self.name.partition("-")[0]
 
     async def keep(self) -> None:
@@ -143,22 +143,23 @@ class Shape:
     web: int = 2
     io: int = 2
     cpu: int = 2
+    notifications: int = 2
     threads: int = 12
     children: int = 3
 
     @property
     def workers(self) -> int:
-        """How many processes run flows."""
-        return self.io + self.cpu * self.children
+        """How many processes run flows, or send mails."""
+        return self.io + self.cpu * self.children + self.notifications
 
 
 def command_lines(shape: Shape, ports: list[int]) -> dict[str, list[str]]:
-    """Return the command line of each process by name: web-1, io-1, cpu-1 and so on."""
+    """Return the command line of each process by name: web-1, io-1, cpu-1, notifications-1 and so on."""
     lines = {}
     for number, port in enumerate(ports, start=1):
         called = commands(bind=f"127.0.0.1:{port}", web=1, io=shape.threads, cpu=shape.children)
         lines[f"web-{number}"] = called["web"]
-    for kind, count in (("io", shape.io), ("cpu", shape.cpu)):
+    for kind, count in (("io", shape.io), ("cpu", shape.cpu), ("notifications", shape.notifications)):
         for number in range(1, count + 1):
             # On machines of their own they would have names of their own.
             line = [word.replace("@%h", f"-{number}@%h") for word in called[f"worker-{kind}"]]

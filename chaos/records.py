@@ -97,6 +97,19 @@ class StepRow(NamedTuple):
         return self.key.rpartition("/")[2]
 
 
+class Outgoing(NamedTuple):
+    """A notification as it is at the end; `finished_at` by `time.time()`, 0 for never."""
+
+    execution: str
+    state: str
+    attempt: int
+    finished_at: float
+
+    @property
+    def is_sent(self) -> bool:
+        return self.state == "SENT"
+
+
 class Note(NamedTuple):
     """A line of the audit: an execution changed, or something was stored while the execution was as it says.
 
@@ -166,6 +179,29 @@ class Records:
             "FROM chaos_audit ORDER BY id"
         )
         return [Note(at.timestamp(), *row) for at, *row in rows]
+
+    async def sending(self) -> list[Held]:
+        """Return the executions whose mails are under way, and the workers that send them."""
+        rows = await self._rows(
+            "SELECT execution_id::text, attempt, worker, 0 FROM notifications_notification WHERE state = 'SENDING'"
+        )
+        return [Held(*row) for row in rows]
+
+    async def unsent(self) -> set[str]:
+        """Return the executions whose mails are under way, or wait."""
+        rows = await self._rows(
+            "SELECT execution_id::text FROM notifications_notification WHERE state IN ('PENDING', 'SENDING')"
+        )
+        return {row[0] for row in rows}
+
+    async def outbox(self) -> list[Outgoing]:
+        rows = await self._rows(
+            "SELECT execution_id::text, state, attempt, finished_at FROM notifications_notification"
+        )
+        return [
+            Outgoing(execution, state, attempt, finished_at.timestamp() if finished_at else 0.0)
+            for execution, state, attempt, finished_at in rows
+        ]
 
     async def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Ask until the database answers: it may be restarting."""

@@ -52,12 +52,17 @@ def summary(facts: Facts, findings: list[Finding]) -> str:
         + "; ended by "
         + ", ".join(f"version {version}: {count}" for version, count in sorted(versions.items())),
         f"{len(facts.calls)} calls of the provider, {sum(call.applied for call in facts.calls)} effects applied",
+        f"{len(facts.outbox)} mails asked for, {len(facts.mails)} arrived, of these {again(facts)} for the second time",
         f"slowest start without Redis: {seconds(slowest) or 'none was asked for'}",
         "",
         *told(findings),
         ", ".join(f"{name}: {count}" for name, count in counts(findings).items()),
     ]
     return "\n".join(lines)
+
+
+def again(facts: Facts) -> int:
+    return len(facts.mails) - len({mail.message_id for mail in facts.mails})
 
 
 def uncaught(logs: Path) -> list[str]:

@@ -24,10 +24,15 @@ class Kind:
     # Seconds from its begin to its end, in a small run and in a full one; some include a restart.
     lasts: float
     lasts_long: float
-    # Whether the executions that it touches are lost to their worker, and go on in a later attempt.
+    # Whether the executions, or mails, that it touches are lost to their worker, and go on in a later attempt.
     costs_attempt: bool = False
     # Seconds in which 99 of 100 executions have to have recovered.
     limit: float | None = None
+
+    @property
+    def is_of_mail(self) -> bool:
+        """Whether what it touches are mails."""
+        return self.resources <= {"mail", "notifications"}
 
     @property
     def is_alone(self) -> bool:

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.results import percentile
 from chaos.faults import Fault
+from chaos.mail_server import Mail
 from chaos.play import Facts, Started
+from chaos.prepare import ADDRESS
 from chaos.provider import Call, Mark, marks_in
 from chaos.records import Note, Row, StepRow
 from chaos.schedule import SETTLED, Kind
@@ -19,7 +21,14 @@ CONTRADICTION = "watcher contradictions"
 AGAIN = "finished steps done again"
 STALE = "stale writes"
 LIMIT = "limits missed"
-COUNTED = (LOST, STUCK, TWICE, CONTRADICTION, AGAIN, STALE, LIMIT)
+MAIL_LOST = "mails lost"
+MAIL_STUCK = "mails unfinished"
+MAIL_WRONG = "mails nobody asked for"
+MAIL_AGAIN = "mails again under another Message-ID"
+COUNTED = (
+    *(LOST, STUCK, TWICE, CONTRADICTION, AGAIN, STALE, LIMIT),
+    *(MAIL_LOST, MAIL_STUCK, MAIL_WRONG, MAIL_AGAIN),
+)
 
 # Seconds in which a process that is told to stop is gone, and in which a start is answered without Redis.
 STOP_LIMIT, START_LIMIT = 5.0, 1.0
@@ -49,6 +58,7 @@ def judge(facts: Facts) -> list[Finding]:
         *judge_effects(facts.calls),
         *judge_steps(facts.rows, facts.steps, facts.calls),
         *judge_writes(facts),
+        *judge_mails(facts),
         *judge_limits(facts),
     ]
 
@@ -245,6 +255,35 @@ def judge_written(note: Note) -> Iterator[Finding]:
         yield from judge_stored(note._replace(step=mark.step), mark.attempt)
 
 
+# Mails
+
+
+def judge_mails(facts: Facts) -> Iterator[Finding]:
+    """Judge whether who asked was told, and nobody else; and whether a second mail is seen to be the first."""
+    arrived = defaultdict(list)
+    for mail in facts.mails:
+        arrived[mail.execution].append(mail)
+    wanted = {started.id for started in facts.started if started.start.notify}
+    ended = {row.id for row in facts.rows if row.is_final}
+    for id_ in sorted(wanted & ended - set(arrived)):
+        yield Finding(MAIL_LOST, id_, "has ended, and who asked for a mail got none")
+    for id_, mails in arrived.items():
+        yield from judge_arrived(id_, mails, is_wanted=id_ in wanted & ended)
+    for each in facts.outbox:
+        if not each.is_sent:
+            sentence = f"its notification is {each.state} after attempt {each.attempt}"
+            yield Finding(MAIL_STUCK, each.execution, sentence)
+
+
+def judge_arrived(id_: str, mails: list[Mail], *, is_wanted: bool) -> Iterator[Finding]:
+    if not is_wanted:
+        yield Finding(MAIL_WRONG, id_, f"nobody asked for a mail about it, or it has not ended: {mails[0]}")
+    if others := {mail.to for mail in mails} - {ADDRESS}:
+        yield Finding(MAIL_WRONG, id_, f"mails went to {sorted(others)}")
+    if len(known := {mail.message_id for mail in mails}) > 1:
+        yield Finding(MAIL_AGAIN, id_, f"mails came as {sorted(known)}")
+
+
 # How fast
 
 
@@ -294,10 +333,19 @@ def recovery(fault: Fault, facts: Facts) -> list[float | None]:
     if fault.watchers:
         shown = [watching.shown_again_after(fault.began) for watching in fault.watchers]
         return [None if at is None else at - fault.began for at in shown]
+    if fault.kind.is_of_mail:
+        return [_sent_after(id_, fault, facts) for id_ in sorted(fault.mails)]
     since = fault.began if fault.kind.costs_attempt else fault.until
     else_lost = set() if fault.kind.costs_attempt else lost_meanwhile(fault, facts.faults)
     touched = [each for each in fault.touched if each.id not in else_lost]
     return [_went_on(each.id, each.attempt, fault, since, facts.notes) for each in touched]
+
+
+def _sent_after(id_: str, fault: Fault, facts: Facts) -> float | None:
+    """Return the seconds until a mail was sent: since its worker was harmed, or since its server was well again."""
+    since = fault.began if fault.kind.costs_attempt else fault.until
+    times = [each.finished_at for each in facts.outbox if each.execution == id_ and each.is_sent]
+    return max(0.0, times[0] - since) if times else None
 
 
 def lost_meanwhile(fault: Fault, faults: Iterable[Fault]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Everything that runs: databases behind proxies, the provider, the product's processes and their keepers."""
+"""Everything that runs: databases, provider and mail server behind proxies, the product's processes, their keepers."""
 
 import asyncio
 import sys
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from benchmarks.product import PROJECT, environment, free_port
 from chaos.client import Client
+from chaos.mail_server import EMAIL_TIMEOUT, MailServer
+from chaos.prepare import ADDRESS, PASSWORD
 from chaos.processes import Process, Shape, command_lines
 from chaos.provider import Provider
 from chaos.proxy import Proxy, Way
@@ -53,8 +55,10 @@ class World:
     shape: Shape
     proxies: dict[str, Proxy]
     provider: Provider
+    mail: MailServer
     processes: dict[str, Process]
     client: Client
+    person: Client
     records: Records
     version: int = 1
     _reviving: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -85,8 +89,10 @@ async def running_world(place: Place, shape: Shape, broken: str = "") -> AsyncIt
     place.logs.mkdir(exist_ok=True)
     async with AsyncExitStack() as stack:
         provider = stack.enter_context(Provider())
+        mail = await stack.enter_async_context(MailServer())
         proxies = {
-            name: await stack.enter_async_context(Proxy(way)) for name, way in ways(place, provider).items()
+            name: await stack.enter_async_context(Proxy(way))
+            for name, way in ways(place, provider, mail).items()
         }
         ports = [free_port() for _ in range(shape.web)]
         settings = world_environment(place, proxies, broken)
@@ -94,17 +100,18 @@ async def running_world(place: Place, shape: Shape, broken: str = "") -> AsyncIt
             name: Process(name, line, place.local_dir, place.logs / f"{name}.log", settings.copy())
             for name, line in command_lines(shape, ports).items()
         }
-        client = Client([f"http://127.0.0.1:{port}" for port in ports])
+        urls = [f"http://127.0.0.1:{port}" for port in ports]
+        client, person = Client(urls), Client(urls)
         stack.push_async_callback(client.close)
-        world = World(
-            place, shape, proxies, provider, processes, client, Records(place.sockets, place.database)
-        )
+        stack.push_async_callback(person.close)
+        records = Records(place.sockets, place.database)
+        world = World(place, shape, proxies, provider, mail, processes, client, person, records)
         await stack.enter_async_context(kept(list(processes.values())))
         await wait_until_ready(world)
         yield world
 
 
-def ways(place: Place, provider: Provider) -> dict[str, Way]:
+def ways(place: Place, provider: Provider, mail: MailServer) -> dict[str, Way]:
     """Return by name how each proxy reaches what is behind it."""
     postgres = f"{place.sockets}/.s.PGSQL.{embedded.PORT}"
     redis = embedded.redis_socket(place.local_dir)
@@ -113,6 +120,7 @@ def ways(place: Place, provider: Provider) -> dict[str, Way]:
         "postgres": lambda: asyncio.open_unix_connection(postgres),
         "redis": lambda: asyncio.open_unix_connection(redis),
         "provider": lambda: asyncio.open_connection("127.0.0.1", port),
+        "mail": lambda: asyncio.open_connection("127.0.0.1", mail.port),
     }
 
 
@@ -128,6 +136,11 @@ def world_environment(place: Place, proxies: dict[str, Proxy], broken: str = "")
         "GEMINI_API_KEY": "key-of-the-chaos",
         "GOOGLE_GEMINI_BASE_URL": provider,
         "PROVIDER_TIMEOUT": "10",
+        "EMAIL_URL": f"smtp://127.0.0.1:{proxies['mail'].port}",
+        "EMAIL_TIMEOUT": str(EMAIL_TIMEOUT),
+        "MAIL_RETRY_SECONDS": "0.5",
+        "MAILS_PER_RECEIVER": "0",  # every execution has a mail of its own
+        "PUBLIC_URL": "http://chaos.example.com",
         "CPU_MEMORY_MB": str(CPU_MEMORY_MB),
         "CHAOS_PROVIDER": provider,
         "CHAOS_VERSION": "1",
@@ -155,6 +168,7 @@ async def wait_until_ready(world: World) -> None:
             raise NotStartedError("\n".join(last_words(each.log) for each in world.processes.values()))
         await asyncio.sleep(0.2)
     await world.client.arrive()
+    await world.person.sign_in(ADDRESS, PASSWORD)
 
 
 async def is_ready(world: World, seconds: float) -> bool:
@@ -168,10 +182,10 @@ def last_words(log: Path) -> str:
 
 
 async def prepare_database(place: Place) -> None:
-    """Make the tables, and the audit."""
+    """Make the tables, the person who signs in, and the audit."""
     settings = environment(place.local_dir) | {"POSTGRES_DB": place.database}
-    migrate = [sys.executable, str(PROJECT / "manage.py"), "migrate", "-v", "0"]
-    process = await asyncio.create_subprocess_exec(*migrate, cwd=PROJECT, env=settings)
+    command = [sys.executable, "-m", "chaos.prepare"]
+    process = await asyncio.create_subprocess_exec(*command, cwd=PROJECT, env=settings)
     if await process.wait():
         raise NotStartedError("The database could not be migrated.")
     await Records(place.sockets, place.database).install_audit()

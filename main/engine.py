@@ -230,14 +230,18 @@ def _run_to_its_end(flow: Flow, execution: Execution, journal: DatabaseJournal, 
 
 
 def _go_on(execution: Execution, journal: DatabaseJournal, publisher: Publisher) -> None:
-    """Take up what earlier attempts did and showed. Redis may know less of it than PostgreSQL, or nothing."""
+    """Take up what earlier attempts did and showed. Redis may know less of it than PostgreSQL, or nothing.
+
+    Then a watcher may have been shown that a step began of which nobody knows here.
+    """
     journal.read()
     known = with_database(execution.snapshot, journal.run)
     shown = history(str(execution.id))
     if shown and not shown.is_final:
         known = merge(shown, known)
     begun = frozenset(key for key, step in known.steps.items() if step["state"] == "running")
-    journal.run.go_on(known.progress, begun)
+    is_forgotten = shown is None and execution.attempt > 1
+    journal.run.go_on(known.progress, None if is_forgotten else begun)
     publisher.snapshot = known
     publisher.resume()
 

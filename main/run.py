@@ -151,6 +151,7 @@ class Run:
         self._step_retries = step_retries
         self._effect_scope = effect_scope or execution_id
         self._begun_steps: set[str] = set()
+        self._may_have_begun = False
         self._lock = threading.Lock()
         self._top = _Step(key="", name="")
         self._left: dict[str, list[tuple[int, Entry]]] = {}
@@ -290,10 +291,14 @@ class Run:
 
     # What the engine calls
 
-    def go_on(self, progress: int, begun_steps: Iterable[str]) -> None:
-        """Take up an earlier attempt's progress, and the steps that it began and did not finish."""
+    def go_on(self, progress: int, begun_steps: Iterable[str] | None) -> None:
+        """Take up an earlier attempt's progress, and the steps that it began and did not finish.
+
+        None where nobody knows which these are: then each may be one.
+        """
         self._progress = progress
-        self._begun_steps = set(begun_steps)
+        self._begun_steps = set(begun_steps or ())
+        self._may_have_begun = begun_steps is None
 
     def check(self) -> None:
         """Raise Stopped where the run was told to stop."""
@@ -401,10 +406,10 @@ class Run:
         )
 
     def _begins_again(self, step: _Step) -> bool:
-        """Note that a step begins; say whether it had begun before, in this attempt or an earlier one."""
+        """Note that a step begins; say whether it had begun before, or may have, in this attempt or an earlier one."""
         with self._lock:
             self._left.pop(step.key, None)  # what a failed try left is replaced
-            again = step.key in self._begun_steps
+            again = self._may_have_begun or step.key in self._begun_steps
             self._begun_steps.add(step.key)
             return again
 

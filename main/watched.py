@@ -89,9 +89,14 @@ class Watched:
 
     def jump(self, newest: Callable[[], Snapshot | None]) -> None:
         """Take the newest snapshot where it is not known one by one what led to it."""
-        before = self.snapshot.public() if self.snapshot else None
+        before, known = (self.snapshot.public(), self.snapshot.id) if self.snapshot else (None, NO_EVENT)
         self.snapshot = newest()
-        if self.snapshot is None or self.snapshot.public() == before:
+        if self.snapshot is None:
+            return
+        if self.snapshot.public() == before:
+            # Nothing to see, but who is told the next event by its number would take this one for lost.
+            if self.telling and self.snapshot.id > known and self.snapshot.id.attempt == known.attempt:
+                self._tell(whole(self.snapshot))
             return
         self.jumps += 1
         if self.telling:

@@ -17,6 +17,7 @@ from benchmarks.figures.first_event import measure_first_event
 from benchmarks.figures.growth import measure_growth
 from benchmarks.figures.journal import measure_journal
 from benchmarks.figures.latency import measure_latency
+from benchmarks.figures.mails import measure_mails
 from benchmarks.figures.many_runs import measure_many_runs
 from benchmarks.figures.memory import measure_memory
 from benchmarks.figures.open_streams import measure_open_streams
@@ -36,6 +37,7 @@ FIGURES: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
     "throughput": measure_throughput,
     "four-steps": measure_four_steps,
     "backlog": measure_backlog,
+    "mails": measure_mails,
     "deliveries": measure_deliveries,
     "latency": measure_latency,
     "open-streams": measure_open_streams,

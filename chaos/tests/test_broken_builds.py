@@ -1,7 +1,8 @@
 """The harness sees: a build without a guarantee fails, and the same run of a whole one does not.
 
 Each world has a web server and two io workers. One worker is frozen until another has taken over what it held, and
-wakes up again; at the same time the other is killed. The worlds run side by side, each with a database of its own.
+wakes up again; at the same time the other is killed. In the worlds that have mail the mail server cannot be reached
+until everything has ended. The worlds run side by side, each with a database of its own.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import pytest
 from chaos.faults import ACTIONS, Fault, victim
 from chaos.play import Play, starts
 from chaos.processes import Shape
+from chaos.proxy import Mode
 from chaos.records import Held
 from chaos.schedule import Kind, Planned
 from chaos.verdict import counts, judge
@@ -26,8 +28,9 @@ from chaos.world import Place, World, prepare_database, running_world
 from config import embedded
 from config.servers import Servers
 
-BUILDS = ("", "no_fence", "no_journal", "no_sweeper")
-SHAPE = Shape(web=1, io=2, cpu=0)
+BUILDS = ("", "no_fence", "no_journal", "no_sweeper", "no_outbox")
+WITH_MAIL = ("", "no_outbox")
+SHAPE = Shape(web=1, io=2, cpu=0, notifications=0)
 FLOWS = ("steps_flow", "effects_flow", "branches_flow")
 EXECUTIONS = [
     replace(start, seconds=7.0, cancel_after=None)
@@ -35,6 +38,7 @@ EXECUTIONS = [
 ]
 # Seconds in which every execution has finished a step, in which leases run out, and in which all ends.
 STEP_PATIENCE, LEASE_PATIENCE, PATIENCE = 30.0, 22.0, 12.0
+MAIL_PATIENCE = 60.0
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -71,8 +75,24 @@ async def become_true(condition: Callable[[], Awaitable[bool]], seconds: float) 
         await asyncio.sleep(0.1)
 
 
+async def cut_mail_off(world: World, fault: Fault) -> None:
+    """Let nobody reach the mail server until every mail was tried."""
+    proxy = world.proxies["mail"]
+    proxy.become(Mode.CUT)
+    fault.strike("mail", [])
+    await become_true(lambda: was_each_tried(world), MAIL_PATIENCE)
+    proxy.become(Mode.PASS)
+
+
+async def was_each_tried(world: World) -> bool:
+    outbox = await world.records.outbox()
+    asked = sum(start.notify for start in EXECUTIONS)
+    return sum(each.attempt > 0 for each in outbox) >= asked
+
+
 HARM = Kind("both workers harmed", frozenset({"io"}), lasts=20.0, lasts_long=20.0, costs_attempt=True)
-ACTIONS[HARM] = harm_both
+NO_MAIL = Kind("mail cut off", frozenset({"mail"}), lasts=20.0, lasts_long=20.0)
+ACTIONS[HARM], ACTIONS[NO_MAIL] = harm_both, cut_mail_off
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +124,14 @@ def copy_database(place: Place, name: str) -> None:
 
 
 async def run(place: Place, build: str) -> dict[str, int]:
-    async with running_world(place, SHAPE, broken=build) as world:
-        facts = await Play(world, tell=lambda line: None).play(
-            EXECUTIONS, [Planned(1.0, HARM, 20.0)], PATIENCE
-        )
+    has_mail = build in WITH_MAIL
+    executions = [replace(start, notify=start.notify and has_mail) for start in EXECUTIONS]
+    faults = [Planned(0.5, NO_MAIL, 20.0)] if has_mail else []
+    async with running_world(place, replace(SHAPE, notifications=int(has_mail)), broken=build) as world:
+        play = Play(world, tell=lambda line: None)
+        facts = await play.play(executions, [*faults, Planned(1.0, HARM, 20.0)], PATIENCE)
     assert len(facts.started) == len(EXECUTIONS) + 1
-    assert not facts.faults[0].skipped
+    assert not any(fault.skipped for fault in facts.faults)
     findings = judge(facts)
     print(build or "whole", *findings, sep="\n")  # for the report of a test that fails
     return counts(findings)
@@ -129,3 +151,7 @@ def test_a_build_without_a_journal_is_seen(counted: dict[str, dict[str, int]]) -
 
 def test_a_build_without_a_sweeper_is_seen(counted: dict[str, dict[str, int]]) -> None:
     assert counted["no_sweeper"]["stuck"] > 0
+
+
+def test_a_build_that_takes_mails_for_sent_is_seen(counted: dict[str, dict[str, int]]) -> None:
+    assert counted["no_outbox"]["mails lost"] > 0

@@ -4,6 +4,7 @@ from itertools import combinations
 
 import pytest
 
+from chaos.__main__ import PAUSE
 from chaos.faults import KINDS
 from chaos.play import starts
 from chaos.schedule import SETTLED, Planned, plan
@@ -12,7 +13,7 @@ SEEDS = range(20)
 
 
 def planned(seed: int, count: int = len(KINDS), *, long: bool = False) -> list[Planned]:
-    return plan(seed, KINDS, count, pause=4.0, long=long)
+    return plan(seed, KINDS, count, PAUSE, long=long)
 
 
 def test_a_seed_gives_the_same_run_again() -> None:

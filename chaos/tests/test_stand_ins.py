@@ -1,11 +1,13 @@
-"""What stands between the product and the world: proxies that do harm, and a provider that counts."""
+"""What stands between the product and the world: proxies that do harm, a provider and a mail server that count."""
 
 import asyncio
+import smtplib
 from collections.abc import Awaitable, Callable, Iterator
 
 import httpx
 import pytest
 
+from chaos.mail_server import Mail, MailServer
 from chaos.provider import Provider, marks_in
 from chaos.proxy import Mode, Proxy, closed
 
@@ -125,3 +127,53 @@ def test_a_cut_breaks_what_is_open() -> None:
         await closed(writer)
 
     asyncio.run(through_proxy(talk))
+
+
+ID = "0b0e0c5e-0000-4000-8000-000000000001"
+TEXT = f"Message-ID: <1@example.com>\r\nSubject: done\r\n\r\nOpen http://example.com/executions/{ID}/ now\r\n"
+
+
+def post(port: int) -> str:
+    """Send a mail; return what went wrong."""
+    try:
+        with smtplib.SMTP("127.0.0.1", port, timeout=0.5) as connection:
+            connection.sendmail("from@example.com", ["alice@example.com"], TEXT)
+    except (smtplib.SMTPServerDisconnected, TimeoutError) as error:
+        return type(error).__name__
+    return ""
+
+
+def posted(flag: str = "") -> tuple[str, list[Mail]]:
+    """Send a mail to a server that does this harm; return what went wrong, and what the server has."""
+
+    async def talk() -> tuple[str, list[Mail]]:
+        async with MailServer() as server:
+            if flag:
+                setattr(server, flag, True)
+            said = await asyncio.to_thread(post, server.port)
+            for each in ("holding", "silent"):
+                setattr(server, each, False)
+            return said, server.mails
+
+    return asyncio.run(talk())
+
+
+def test_a_mail_is_remembered_with_the_execution_that_it_links_to() -> None:
+    said, mails = posted()
+    assert said == ""
+    assert [(mail.to, mail.message_id, mail.execution) for mail in mails] == [
+        ("alice@example.com", "<1@example.com>", ID)
+    ]
+
+
+def test_a_mail_is_there_also_where_its_answer_is_not() -> None:
+    for flag in ("dropping", "silent"):
+        said, mails = posted(flag)
+        assert said
+        assert len(mails) == 1
+
+
+def test_a_server_that_does_not_begin_has_nothing() -> None:
+    said, mails = posted("holding")
+    assert said
+    assert mails == []

@@ -9,9 +9,11 @@ import pytest
 
 from chaos.client import Asked, Client, Watching
 from chaos.faults import Fault, kind_named
+from chaos.mail_server import Mail
 from chaos.play import Facts, Start, Started
+from chaos.prepare import ADDRESS
 from chaos.provider import Call, Mark, marks_in
-from chaos.records import Held, Note, Row, StepRow
+from chaos.records import Held, Note, Outgoing, Row, StepRow
 from chaos.report import summary
 from chaos.schedule import Planned
 from chaos.verdict import counts, judge, recovery
@@ -36,10 +38,18 @@ SHOWN = {
 }
 
 
-def started(shown: Any = SHOWN, later: Any = SHOWN, **fields: Any) -> Started:
+MAIL = Mail(6.0, ADDRESS, "<1.ended.2@chaos.example.com>", "1")
+SENT = Outgoing("1", "SENT", 1, 6.0)
+
+
+def started(
+    shown: Any = SHOWN, later: Any = SHOWN, *, id_: str = "1", notify: bool = True, **fields: Any
+) -> Started:
     watching = Watching(Client(["http://127.0.0.1:1"]), "1", Path(os.devnull))
     watching.witness.see(shown)
-    return Started(Start(0.0, "effects_flow", "tag", 5.0), "1", watching, seen_later=later, **fields)
+    return Started(
+        Start(0.0, "effects_flow", "tag", 5.0, notify=notify), id_, watching, seen_later=later, **fields
+    )
 
 
 def facts(**changes: Any) -> Facts:
@@ -50,6 +60,8 @@ def facts(**changes: Any) -> Facts:
         notes=NOTES,
         calls=[CALL, EFFECT],
         asked=[Asked(0, 0.1, 200)],
+        mails=[MAIL],
+        outbox=[SENT],
     )
     return replace(whole, **changes)
 
@@ -67,7 +79,7 @@ FAILED = {"type": "error", "message": "Trouble.", "retryable": False}
 
 
 def test_an_execution_that_is_not_there_is_lost() -> None:
-    assert counted(rows=[], steps=[], notes=[]) == {"lost": 1}
+    assert counted(rows=[], steps=[], notes=[], mails=[], outbox=[]) == {"lost": 1}
 
 
 def test_a_failure_without_a_reason_is_a_loss() -> None:
@@ -86,7 +98,8 @@ def test_a_cancel_that_was_answered_holds() -> None:
 
 def test_what_does_not_end_is_stuck() -> None:
     row = ROW._replace(state="PENDING", result=None)
-    assert counted(rows=[row], notes=NOTES[:-1], started=[started()]) == {"stuck": 1}
+    ended: dict[str, Any] = {"mails": [], "outbox": []}
+    assert counted(rows=[row], notes=NOTES[:-1], started=[started()], **ended) == {"stuck": 1}
 
 
 def test_an_effect_is_applied_once_under_one_key() -> None:
@@ -133,6 +146,27 @@ def test_one_key_starts_one_execution() -> None:
     assert counted(rows=[ROW, ROW._replace(id="2")]) == {"watcher contradictions": 1}
 
 
+def test_who_asked_for_a_mail_gets_one() -> None:
+    assert counted(mails=[]) == {"mails lost": 1}
+    assert counted(mails=[], outbox=[]) == {"mails lost": 1}
+    assert counted(outbox=[SENT._replace(state="PENDING", finished_at=0.0)]) == {"mails unfinished": 1}
+    assert counted(outbox=[SENT._replace(state="FAILED")]) == {"mails unfinished": 1}
+
+
+def test_nobody_else_gets_one() -> None:
+    unasked = {"mails nobody asked for": 1}
+    assert counted(started=[started(notify=False)]) == unasked
+    assert counted(started=[started(notify=False)], mails=[], outbox=[]) == {}
+    assert counted(mails=[MAIL, MAIL._replace(execution="")]) == unasked
+    assert counted(mails=[MAIL, MAIL._replace(to="bob@example.com")]) == unasked
+
+
+def test_a_second_mail_is_seen_to_be_the_first() -> None:
+    assert counted(mails=[MAIL, MAIL]) == {}
+    again = MAIL._replace(message_id="<another@chaos.example.com>")
+    assert counted(mails=[MAIL, again]) == {"mails again under another Message-ID": 1}
+
+
 # How fast
 
 KILL = kind_named("kill -9 io worker")
@@ -153,6 +187,13 @@ def test_a_killed_worker_is_recovered_from_when_a_later_attempt_begins() -> None
 def test_a_lasting_fault_is_recovered_from_when_anything_happens_after_its_end() -> None:
     assert recovery(fault(HUNG, 2.5, 3.5), Facts(notes=NOTES)) == [0.5]
     assert recovery(fault(HUNG, 2.5, 8.0), Facts(notes=NOTES)) == [0.0], "it ended meanwhile"
+
+
+def test_of_mails_it_is_looked_at_when_they_were_sent() -> None:
+    found = facts(outbox=[SENT._replace(finished_at=9.0)])
+    assert recovery(fault(kind_named("kill -9 mailer, sending"), 2.5, 4.0, mails={"1"}), found) == [6.5]
+    assert recovery(fault(kind_named("mail down"), 2.5, 4.0, mails={"1"}), found) == [5.0]
+    assert recovery(fault(kind_named("mail down"), 2.5, 4.0, mails={"2"}), found) == [None]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What benchmarks compute without measuring anything."""
 
 import asyncio
+import smtplib
 from typing import Any
 from xml.etree import ElementTree
 
@@ -11,7 +12,9 @@ from benchmarks.bare import chunked
 from benchmarks.baseline import worse
 from benchmarks.forwarder import Subscription, Watchers
 from benchmarks.growth_plot import Panel, draw
+from benchmarks.mail_sink import running_sink
 from benchmarks.numbers import LostError, Numbers, check
+from benchmarks.product import free_port
 from benchmarks.results import Beside, Row, at_least, at_most
 from benchmarks.streams import CountingWatcher, Message, Tally, parse
 
@@ -113,3 +116,19 @@ def test_the_drawing_is_svg_with_every_value() -> None:
     drawn = ElementTree.fromstring(svg)  # noqa: S314 our own
     texts = {text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")}
     assert {"One <event>", "12.3", "45.6", "1,000"} <= texts
+
+
+def test_the_sink_takes_every_mail_and_counts_it() -> None:
+    def send(port: int) -> None:
+        with smtplib.SMTP("127.0.0.1", port, timeout=5) as connection:
+            for body in ("one", ".\r\n..\r\n", "x" * 200_000, "DATA\r\nQUIT"):
+                refused = connection.sendmail("a@example.com", ["b@example.com"], f"Subject: s\r\n\r\n{body}")
+                assert refused == {}
+
+    async def count() -> int:
+        port = free_port()
+        async with running_sink(port) as sink:
+            await asyncio.to_thread(send, port)
+        return sink.taken
+
+    assert asyncio.run(count()) == 4

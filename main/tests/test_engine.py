@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 
 from config.tests.waiting import wait_until
 from main import bells, channel, database, descendants, engine, leases, sweeper, tasks
-from main.channel import history, redis_client, stream_key
+from main.channel import history, meta_key, redis_client, stream_key
 from main.database import with_database
 from main.demo_model import DemoChatModel
 from main.engine import Workplace, execute, work
@@ -299,6 +299,17 @@ def test_a_later_attempt_repeats_no_entry_and_says_what_begins_again(gate: Gate)
     assert [entry.get("message") or entry["tool"] for entry in known_entries(gate.execution)] == shown
     progress = [event["progress"] for event in streamed(gate.execution) if event["type"] == "progress"]
     assert progress == sorted(progress)
+
+
+def test_a_later_attempt_that_redis_tells_nothing_says_that_its_steps_begin_again(gate: Gate) -> None:
+    assert fresh(gate.execution).hand_back()
+    id_ = str(gate.execution.id)
+    redis_client().delete(meta_key(id_), stream_key(id_))
+    gate.open()
+    execute(claim())
+    gate.thread.result(20)
+    restarts = [event for event in streamed(gate.execution) if event.get("restarted")]
+    assert [(event["id"].partition("-")[0], event["step"]) for event in restarts] == [("2", "Wait")]
 
 
 def known_entries(execution: Execution) -> list[EntryView]:

@@ -459,6 +459,15 @@ def test_a_step_that_an_earlier_attempt_began_says_that_it_begins_again(
     assert restarted == ["Two"]
 
 
+def test_every_step_says_so_where_nobody_knows_what_an_earlier_attempt_began(
+    new_run: Callable[..., Run], channel: Channel
+) -> None:
+    run = new_run(attempt=2)
+    run.go_on(progress=0, begun_steps=None)
+    run.step("One", int)
+    assert [event.get("restarted", False) for event in channel.of("step")] == [True, False]
+
+
 # Progress
 
 

@@ -224,6 +224,29 @@ def test_what_is_sent_is_encoded_once_for_all() -> None:
     asyncio.run(watch())
 
 
+def test_who_is_told_events_misses_no_number_where_there_was_nothing_to_see() -> None:
+    async def nothing(watched: Watched, seen: EventId) -> list[Told]:
+        return []
+
+    async def watch() -> None:
+        watched = Watched("1")
+        watched.snapshot, watched.whole = Snapshot(id=EventId(1, 1)), True
+        watched.begin()
+        client, everything = Client(), frozenset[str]()
+        watcher = EventWatcher(
+            client.send, Viewer("somebody"), watched, seen=EventId(1, 1), types=everything, since=nothing
+        )
+        watched.telling.add(watcher)
+        await watcher.catch_up()
+        watched.jump(lambda: Snapshot(id=EventId(1, 2)))
+        watched.add({"id": "1-3", "type": "token", "step": "", "text": "word"}, EventId(1, 3))
+        await asyncio.sleep(0)
+        assert b"id: 1-2\nevent: snapshot" in client.got[-1]
+        assert b"id: 1-3\nevent: token" in client.got[-1]
+
+    asyncio.run(watch())
+
+
 # Asking together
 
 
