@@ -398,7 +398,7 @@ async def sender(world: World, flag: str, fault: Fault) -> Process:
     """Wait for a worker that is sending, note that it is struck, and return it."""
     until = time.monotonic() + VICTIM_PATIENCE
     while time.monotonic() < until:
-        held = await world.records.sending()
+        held = [each for each in await world.records.sending() if each.attempt == 1]  # no fault had it before
         if flag == "silent":
             taken = {mail.execution for mail in world.mail.mails}
             held = [each for each in held if each.id in taken]

@@ -334,11 +334,22 @@ def recovery(fault: Fault, facts: Facts) -> list[float | None]:
         shown = [watching.shown_again_after(fault.began) for watching in fault.watchers]
         return [None if at is None else at - fault.began for at in shown]
     if fault.kind.is_of_mail:
+        if fault.kind.costs_attempt and is_disturbed(fault, facts.faults):
+            return []
         return [_sent_after(id_, fault, facts) for id_ in sorted(fault.mails)]
     since = fault.began if fault.kind.costs_attempt else fault.until
     else_lost = set() if fault.kind.costs_attempt else lost_meanwhile(fault, facts.faults)
     touched = [each for each in fault.touched if each.id not in else_lost]
     return [_went_on(each.id, each.attempt, fault, since, facts.notes) for each in touched]
+
+
+def is_disturbed(fault: Fault, faults: Iterable[Fault]) -> bool:
+    """Say whether mail came to another harm before what this one held could be sent: it may have waited for a mail."""
+    return any(
+        other.began <= fault.began + SETTLED and fault.began <= other.until
+        for other in faults
+        if other is not fault and other.kind.is_of_mail and not other.skipped
+    )
 
 
 def _sent_after(id_: str, fault: Fault, facts: Facts) -> float | None:

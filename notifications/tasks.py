@@ -61,8 +61,8 @@ def _close(**_: Any) -> None:
 
 @worker_shutdown.connect
 def _stay(**_: Any) -> None:
-    """Keep the interpreter from ending under what is still being sent."""
-    if _closing:
+    """Keep the interpreter from ending under what is still being sent. Who never began has nothing to send."""
+    if _closing and _closing.is_alive():
         _closing.join()
 
 

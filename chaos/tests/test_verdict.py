@@ -196,6 +196,14 @@ def test_of_mails_it_is_looked_at_when_they_were_sent() -> None:
     assert recovery(fault(kind_named("mail down"), 2.5, 4.0, mails={"2"}), found) == [None]
 
 
+def test_a_killed_sender_is_not_judged_by_what_the_mail_server_did_next() -> None:
+    killed = fault(kind_named("kill -9 mailer, sending"), 2.5, 4.0, mails={"1"})
+    down = fault(kind_named("mail down"), 15.0, 25.0)
+    assert recovery(killed, facts(faults=[killed, down])) == []
+    late = replace(down, began=30.0, until=40.0)
+    assert recovery(killed, facts(faults=[killed, late])) == [3.5]
+
+
 @pytest.mark.parametrize(
     "slow",
     [
