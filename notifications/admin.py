@@ -46,7 +46,7 @@ class DeliveryInline(admin.TabularInline):  # type: ignore[type-arg]  # not subs
 class NotificationAdmin(ActingAdmin):
     actions = ("send_again", "drop")
     buttons: ClassVar[dict[str, str]] = {"send-again": "send_again", "drop": "drop"}
-    list_display = ("about", "to", "channel", "reason", "state", CREATED, FINISHED, "attempt")
+    list_display = ("about", "to", "reason", "state", CREATED, FINISHED, "attempt")
     list_filter = ("state", "channel", "reason", "event", "created_at")
     list_select_related = ("user", "execution")
     paginator = BoundedPaginator
