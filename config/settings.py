@@ -5,6 +5,7 @@ joins a running `manage.py dev`. Everything else is production and refuses to st
 """
 
 import hashlib
+import importlib.util
 import os
 import re
 import sys
@@ -269,12 +270,18 @@ DEFAULT_FROM_EMAIL: str = env.str(
 # Seconds that a mail server may stay silent before a try is given up.
 EMAIL_TIMEOUT: int = env.int("EMAIL_TIMEOUT", default=20)
 MAIL_FOLDER = LOCAL_DIR / "mail"
+MAIL_PORTS = {"smtp": 25, "smtp+tls": 587, "smtp+ssl": 465}
 if EMAIL_SERVICE:
+    if importlib.util.find_spec(f"anymail.backends.{EMAIL_SERVICE}") is None:
+        raise ImproperlyConfigured(
+            f"EMAIL_SERVICE is {EMAIL_SERVICE!r}, which django-anymail does not know. See docs/notifications.md"
+        )
     EMAIL_BACKEND = f"anymail.backends.{EMAIL_SERVICE}.EmailBackend"
 elif EMAIL_URL:
-    if urlsplit(EMAIL_URL).scheme not in ("smtp", "smtps", "smtp+tls", "smtp+ssl"):
+    if urlsplit(EMAIL_URL).scheme not in MAIL_PORTS:
         raise ImproperlyConfigured("EMAIL_URL has to begin with smtp://, smtp+tls:// or smtp+ssl://")
     vars().update(env.email("EMAIL_URL"))
+    EMAIL_PORT: int = urlsplit(EMAIL_URL).port or MAIL_PORTS[urlsplit(EMAIL_URL).scheme]
     EMAIL_BACKEND = "notifications.smtp.EmailBackend"
 elif DEVELOPMENT:
     EMAIL_BACKEND = "notifications.mail_folder.EmailBackend"

@@ -185,3 +185,59 @@ def test_the_address_may_hold_options() -> None:
 )
 def test_which_redis_is_used(change: dict[str, str], url: str) -> None:
     assert load_settings("settings.REDIS_URL", LOCAL_DIR="/srv/x", **change) == (0, url)
+
+
+# Mail
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("smtp://relay.example.com", "('relay.example.com', 25, None, None, False, False)"),
+        (
+            "smtp+tls://flows%40example.com:p%40ss%3A%2F%25@smtp.example.com:587",
+            "('smtp.example.com', 587, 'flows@example.com', 'p@ss:/%', True, False)",
+        ),
+        (
+            "smtp+ssl://flows:$ecret@smtp.example.com:465",
+            "('smtp.example.com', 465, 'flows', '$ecret', False, True)",
+        ),
+    ],
+)
+def test_a_mail_server_is_one_address(url: str, expected: str) -> None:
+    names = ("HOST", "PORT", "HOST_USER", "HOST_PASSWORD", "USE_TLS", "USE_SSL")
+    read = ", ".join(f"settings.EMAIL_{name}" for name in names)
+    assert load_settings(f"({read})", EMAIL_URL=url) == (0, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"EMAIL_URL": "https://smtp.example.com"}, "EMAIL_URL"),
+        ({"EMAIL_URL": "smtp.example.com"}, "EMAIL_URL"),
+        ({"EMAIL_SERVICE": "pigeon"}, "EMAIL_SERVICE"),
+        ({"PUBLIC_URL": "flows.example.com"}, "PUBLIC_URL"),
+    ],
+)
+def test_a_setting_of_mail_that_cannot_be_is_named_at_start(
+    changes: dict[str, str | None], name: str
+) -> None:
+    code, said = load_settings(**changes)
+    assert code != 0
+    assert name in said
+
+
+def test_a_service_has_its_own_settings() -> None:
+    changes = {"EMAIL_SERVICE": "mailgun", "ANYMAIL_MAILGUN_API_KEY": "a$key"}
+    read = "(settings.EMAIL_BACKEND, settings.ANYMAIL)"
+    expected = "('anymail.backends.mailgun.EmailBackend', {'MAILGUN_API_KEY': 'a$key'})"
+    assert load_settings(read, **changes) == (0, expected)
+
+
+def test_links_in_mails_lead_to_the_first_host() -> None:
+    assert load_settings("settings.PUBLIC_URL") == (0, "https://example.com")
+    assert load_settings("settings.DEFAULT_FROM_EMAIL") == (0, "API-CTM <no-reply@example.com>")
+    assert load_settings("settings.PUBLIC_URL", PUBLIC_URL="https://a.example.com/") == (
+        0,
+        "https://a.example.com",
+    )

@@ -28,7 +28,7 @@ Behaviour = Callable[["Exchange"], None]
 class Request:
     path: str
     headers: dict[str, str]  # names in lower case
-    body: dict[str, Any]
+    body: Any  # what was JSON; bytes of anything else
 
     @property
     def is_stream(self) -> bool:
@@ -134,8 +134,10 @@ class LocalProvider:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 headers = {name.lower(): value for name, value in self.headers.items()}
+                body = self.rfile.read(int(headers["content-length"]))
+                if headers["content-type"].startswith("application/json"):
+                    body = json.loads(body)
                 provider.play(Request(self.path, headers, body), self)
 
             def log_message(self, *args: object) -> None:

@@ -18,6 +18,8 @@ from notifications.models import Notification
 CLOSING = 421
 # HTTP statuses by which a service says that something else than the mail is wrong: its key, its limits, the moment.
 NOT_THE_MAIL = (401, 402, 403, 408, 429)
+# What django-anymail calls a mail that a service has taken.
+TAKEN = {"sent", "queued"}
 
 
 class _Mine(threading.local):
@@ -43,6 +45,8 @@ class Email:
                 if not is_used or not _ends_connection(error):
                     raise
                 return self._send(message)  # on a fresh one
+        except Refused:
+            raise
         except Exception as error:
             raise not_sent(error) from error
 
@@ -91,9 +95,12 @@ def composed(notification: Notification, letter: Letter) -> EmailMultiAlternativ
 
 
 def answer_of(message: EmailMultiAlternatives) -> str:
-    """Return what the other side said of a mail that it took."""
+    """Return what the other side said of a mail that it took; raises Refused where a service did not."""
     if status := getattr(message, "anymail_status", None):
-        return f"{', '.join(sorted(status.status or []))} {status.message_id or ''}".strip()
+        answer = f"{', '.join(sorted(status.status or []))} {status.message_id or ''}".strip()
+        if status.status and not status.status <= TAKEN:
+            raise Refused(answer)
+        return answer
     return str(getattr(message.connection, "answer", ""))
 
 
