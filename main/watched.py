@@ -235,6 +235,8 @@ class EventWatcher(Watcher):
             ]
             if not told:
                 return
+            if all(each.is_jump for each in told) and self._watched.snapshot:
+                told = whole(self._watched.snapshot, self._seen)  # PostgreSQL's number may be an older one
             piece = self._piece(told)
         self._note(told)
         if piece.body:

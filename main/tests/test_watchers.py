@@ -247,6 +247,27 @@ def test_who_is_told_events_misses_no_number_where_there_was_nothing_to_see() ->
     asyncio.run(watch())
 
 
+def test_what_postgresql_tells_has_no_older_number_than_was_told() -> None:
+    async def nothing(watched: Watched, seen: EventId) -> list[Told]:
+        return []
+
+    async def watch() -> None:
+        watched = Watched("1")
+        watched.snapshot, watched.whole = Snapshot(id=EventId(1, 0)), True
+        watched.begin()
+        client, everything = Client(), frozenset[str]()
+        watcher = EventWatcher(
+            client.send, Viewer("somebody"), watched, seen=EventId(1, 12), types=everything, since=nothing
+        )
+        watched.telling.add(watcher)
+        await watcher.catch_up()
+        watched.jump(lambda: Snapshot(id=EventId(1, 0), progress=66))
+        await asyncio.sleep(0)
+        assert b"id: 1-12\nevent: snapshot" in client.got[-1]
+
+    asyncio.run(watch())
+
+
 # Asking together
 
 
