@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import psutil
 from billiard import active_children
@@ -32,7 +32,7 @@ from main.database import DATABASE_AWAY, with_database
 from main.errors import FlowError
 from main.leases import CPU_STOP_PATIENCE, STOP_PATIENCE, be_child_of, worker_name, worker_prefix
 from main.models import Execution, WorkerBeat
-from main.registry import Kind, load_flows
+from main.registry import load_flows
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def _load(instance: Any, **_: Any) -> None:
     """Import what flows need before the first bell, in a prefork worker before the fork."""
     global _parent_pipe
     queues = list(instance.app.amqp.queues.consume_from)
-    if queues[0] not in get_args(Kind):  # another app's worker
+    if bells.task_of(queues[0]) != bells.TASK:  # another app's worker
         return
     try:
         load_flows(["main.flows", *settings.FLOW_MODULES])

@@ -7,7 +7,9 @@ class NotificationsConfig(AppConfig):
     verbose_name = _("Notifications")
 
     def ready(self) -> None:
-        from main import endings
+        from main import bells, endings
+        from notifications.models import QUEUE, TASK
         from notifications.outbox import note_ends
 
         endings.on_end(note_ends)
+        bells.answer_with(TASK, QUEUE)

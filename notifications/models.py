@@ -484,4 +484,4 @@ def pause(attempt: int) -> float:
 
 def ring() -> None:
     """Wake a worker once what was written is there for it."""
-    transaction.on_commit(partial(bells.ring, QUEUE, task=TASK))
+    transaction.on_commit(partial(bells.ring, QUEUE))

@@ -35,7 +35,7 @@ State = Notification.State
 def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Bells that were rung; no worker of another test hears them."""
     heard: list[str] = []
-    monkeypatch.setattr(bells, "ring", lambda kind, before=None, task="": heard.append(task))
+    monkeypatch.setattr(bells, "ring", lambda kind, before=None: heard.append(kind))
     return heard
 
 
@@ -89,7 +89,7 @@ def reason_for(owner: User | None, **how: Any) -> str | None:
 def test_who_asked_is_told_of_any_end(alice: User, rung: list[str]) -> None:
     assert reason_for(alice, notify=True) == "asked"
     assert reason_for(alice, notify=True, error=ERROR) == "asked"
-    assert rung == [models.TASK] * 2
+    assert rung == [models.QUEUE] * 2
 
 
 def test_who_did_not_ask_is_told_nothing(alice: User, rung: list[str]) -> None:
@@ -507,7 +507,7 @@ def test_what_could_not_be_delivered_is_sent_again(alice: User, postbox: Postbox
     rung.clear()
     assert notification.send_again()
     assert not notification.send_again(), "it waits already"
-    assert rung == [models.TASK]
+    assert rung == [models.QUEUE]
     assert outbox.work() == 1
     assert fresh(notification).state == State.SENT
 
