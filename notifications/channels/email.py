@@ -10,12 +10,15 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.mail import BadHeaderError, EmailMultiAlternatives, get_connection
 from django.core.validators import validate_email
 
-from notifications.channels import PutOff, Refused
+from notifications.channels import NotSentError, PutOff, Refused
 from notifications.letters import Letter, letter, one_line
 from notifications.models import Notification
+from notifications.smtp import AnswerLostError
 
 # What an SMTP server answers before it ends a connection, such as after so many mails.
 CLOSING = 421
+# By what it says that it wants encryption, or another login, first: it is our settings that are wrong, not the mail.
+LETS_US_NOT_IN = (530, 534, 535, 538)
 # HTTP statuses by which a service says that something else than the mail is wrong: its key, its limits, the moment.
 NOT_THE_MAIL = (401, 402, 403, 408, 429)
 # What django-anymail calls a mail that a service has taken.
@@ -45,7 +48,7 @@ class Email:
                 if not is_used or not _ends_connection(error):
                     raise
                 return self._send(message)  # on a fresh one
-        except Refused:
+        except NotSentError:
             raise
         except Exception as error:
             raise not_sent(error) from error
@@ -95,16 +98,19 @@ def composed(notification: Notification, letter: Letter) -> EmailMultiAlternativ
 
 
 def answer_of(message: EmailMultiAlternatives) -> str:
-    """Return what the other side said of a mail that it took; raises Refused where a service did not."""
+    """Return what the other side said of a mail that it took; raises NotSentError where a service did not."""
     if status := getattr(message, "anymail_status", None):
         answer = f"{', '.join(sorted(status.status or []))} {status.message_id or ''}".strip()
         if status.status and not status.status <= TAKEN:
-            raise Refused(answer)
+            raise (PutOff if "failed" in status.status else Refused)(answer)
         return answer
     return str(getattr(message.connection, "answer", ""))
 
 
 def _ends_connection(error: smtplib.SMTPException) -> bool:
+    """Say whether a connection ended before a mail was taken by it: then none arrives twice where it is sent again."""
+    if isinstance(error, AnswerLostError):
+        return False
     return isinstance(error, smtplib.SMTPServerDisconnected) or getattr(error, "smtp_code", 0) == CLOSING
 
 
@@ -114,7 +120,6 @@ def not_sent(error: Exception) -> Refused | PutOff:
         case smtplib.SMTPRecipientsRefused():
             code, answer = next(iter(error.recipients.values()))
             return _answered(code, answer)
-        # Where the server does not let us in, it is our settings that are wrong, not the mail.
         case smtplib.SMTPAuthenticationError() | smtplib.SMTPConnectError() | smtplib.SMTPHeloError():
             return PutOff(_text(error.smtp_code, error.smtp_error))
         case smtplib.SMTPResponseException():
@@ -140,7 +145,8 @@ def _by_service(error: Any) -> Refused | PutOff:
 
 
 def _answered(code: int, answer: bytes | str) -> Refused | PutOff:
-    return (Refused if 500 <= code < 600 else PutOff)(_text(code, answer))
+    is_final = 500 <= code < 600 and code not in LETS_US_NOT_IN
+    return (Refused if is_final else PutOff)(_text(code, answer))
 
 
 def _text(code: int, answer: bytes | str) -> str:
