@@ -25,6 +25,18 @@ NOT_THE_MAIL = (401, 402, 403, 408, 429)
 TAKEN = {"sent", "queued"}
 
 
+class Mail(EmailMultiAlternatives):
+    """A mail with each field of its head in one line.
+
+    Folded, the long words that ids and links are would come after an empty line, which not all receivers read.
+    """
+
+    def message(self, *args: Any, **kwargs: Any) -> Any:
+        written = super().message(*args, **kwargs)
+        written.policy = written.policy.clone(max_line_length=None)
+        return written
+
+
 class _Mine(threading.local):
     """What a thread keeps between two mails."""
 
@@ -58,7 +70,7 @@ class Email:
         if connection is not None:
             connection.close()
 
-    def _send(self, message: EmailMultiAlternatives) -> str:
+    def _send(self, message: Mail) -> str:
         try:
             if self._mine.connection is None:
                 self._mine.connection = get_connection()
@@ -74,14 +86,14 @@ class Email:
 channel = Email()
 
 
-def composed(notification: Notification, letter: Letter) -> EmailMultiAlternatives:
+def composed(notification: Notification, letter: Letter) -> Mail:
     """Return a letter as a mail; raises Refused for an address that is none."""
     user = notification.user
     try:
         validate_email(user.email)
     except ValidationError:
         raise Refused("The address is not valid.") from None
-    message = EmailMultiAlternatives(
+    message = Mail(
         subject=one_line(letter.subject),
         body=letter.text,
         to=[formataddr((one_line(user.name), user.email)) if user.name else user.email],
@@ -97,7 +109,7 @@ def composed(notification: Notification, letter: Letter) -> EmailMultiAlternativ
     return message
 
 
-def answer_of(message: EmailMultiAlternatives) -> str:
+def answer_of(message: Mail) -> str:
     """Return what the other side said of a mail that it took; raises NotSentError where a service did not."""
     if status := getattr(message, "anymail_status", None):
         answer = f"{', '.join(sorted(status.status or []))} {status.message_id or ''}".strip()

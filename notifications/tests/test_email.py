@@ -20,6 +20,7 @@ from notifications.channels import PutOff, Refused
 from notifications.channels.email import channel
 from notifications.models import MAX_ANSWER, Notification
 from notifications.tests.mail_server import DROP, HANG, OK, PASSWORD, MailServer
+from notifications.unsubscribe import unsubscribe_address
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -77,6 +78,17 @@ def test_what_is_taken_is_sent_with_the_answer(server: MailServer, alice: User, 
     assert mail.message["To"] == "Alice <alice@example.com>"
 
 
+def test_it_is_one_mail_to_receivers_and_ends_with_one_click(server: MailServer, alice: User) -> None:
+    notification = notification_of(alice)
+    outbox.work()
+    head = server.received[0].raw.decode().split("\r\n\r\n")[0].split("\r\n")
+    assert f"Message-ID: {notification.message_id}" in head
+    # RFC 8058
+    assert f"List-Unsubscribe: <{unsubscribe_address(alice.id)}>" in head
+    assert "List-Unsubscribe-Post: List-Unsubscribe=One-Click" in head
+    assert server.received[0].message.get_content_type() == "multipart/alternative"
+
+
 def test_greylisting_puts_it_off_and_the_next_try_goes_through(server: MailServer, alice: User) -> None:
     server.on_receiver = ["451 4.7.1 Greylisted, come back later"]
     notification = notification_of(alice)
@@ -86,7 +98,7 @@ def test_greylisting_puts_it_off_and_the_next_try_goes_through(server: MailServe
     make_due()
     outbox.work()
     assert state_of(notification)[0] == "SENT"
-    assert [mail.message["Message-ID"].strip() for mail in server.received] == [notification.message_id]
+    assert [mail.message["Message-ID"] for mail in server.received] == [notification.message_id]
 
 
 @pytest.mark.parametrize(
