@@ -264,7 +264,7 @@ EMAIL_SERVICE: str = env.str("EMAIL_SERVICE", default="")
 DEFAULT_FROM_EMAIL: str = env.str(
     "DEFAULT_FROM_EMAIL", default=f"API-CTM <no-reply@{urlsplit(PUBLIC_URL).hostname}>"
 )
-# Seconds that a mail server may stay silent before a try is given up.
+# Seconds that a mail server or service may stay silent before a try is given up.
 EMAIL_TIMEOUT: int = env.int("EMAIL_TIMEOUT", default=20)
 MAIL_FOLDER = LOCAL_DIR / "mail"
 MAIL_PORTS = {"smtp": "25", "smtp+tls": "587", "smtp+ssl": "465"}

@@ -2,6 +2,7 @@
 
 import smtplib
 import threading
+from contextlib import suppress
 from email.utils import formataddr
 from typing import Any
 
@@ -68,7 +69,8 @@ class Email:
     def close(self) -> None:
         connection, self._mine.connection = self._mine.connection, None
         if connection is not None:
-            connection.close()
+            with suppress(smtplib.SMTPException, OSError):  # whatever was sent was sent before the goodbye
+                connection.close()
 
     def _send(self, message: Mail) -> str:
         try:

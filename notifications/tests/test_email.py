@@ -221,6 +221,18 @@ def test_what_may_have_been_taken_is_not_sent_again_at_once(
     assert answer.startswith("AnswerLostError: Connection unexpectedly closed")
 
 
+@pytest.mark.parametrize("goodbye", [DROP, HANG, "500 What?", "221 " + "bye " * 3000])
+def test_a_rude_goodbye_is_of_no_matter(
+    server: MailServer, alice: User, settings: Settings, goodbye: str
+) -> None:
+    settings.EMAIL_TIMEOUT = 0.3
+    server.on_quit = [goodbye]
+    for _ in range(outbox.workplace.capacity + 1):
+        notification = notification_of(alice)
+        assert outbox.work() == 1
+        assert state_of(notification)[0] == "SENT"
+
+
 # Encryption and login
 
 
