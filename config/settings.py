@@ -5,15 +5,16 @@ joins a running `manage.py dev`. Everything else is production and refuses to st
 """
 
 import hashlib
-import importlib.util
 import os
+import pkgutil
 import re
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import environ
+from anymail import backends as mail_services
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
@@ -260,28 +261,43 @@ if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", PUBLIC_URL):
     )
 EMAIL_URL: str = env.str("EMAIL_URL", default="")
 EMAIL_SERVICE: str = env.str("EMAIL_SERVICE", default="")
-# What django-anymail asks for, such as ANYMAIL_MAILGUN_API_KEY.
-ANYMAIL = {
-    name.removeprefix("ANYMAIL_"): value for name, value in os.environ.items() if name.startswith("ANYMAIL_")
-}
 DEFAULT_FROM_EMAIL: str = env.str(
     "DEFAULT_FROM_EMAIL", default=f"API-CTM <no-reply@{urlsplit(PUBLIC_URL).hostname}>"
 )
-# Seconds that a mail server may stay silent before a try is given up.
+# Seconds that a mail server or service may stay silent before a try is given up.
 EMAIL_TIMEOUT: int = env.int("EMAIL_TIMEOUT", default=20)
 MAIL_FOLDER = LOCAL_DIR / "mail"
-MAIL_PORTS = {"smtp": 25, "smtp+tls": 587, "smtp+ssl": 465}
+MAIL_PORTS = {"smtp": "25", "smtp+tls": "587", "smtp+ssl": "465"}
+# What django-anymail asks for, such as ANYMAIL_MAILGUN_API_KEY.
+ANYMAIL = {
+    name.removeprefix("ANYMAIL_"): {"true": True, "false": False}.get(value.lower(), value)
+    for name, value in os.environ.items()
+    if name.startswith("ANYMAIL_")
+} | {"REQUESTS_TIMEOUT": EMAIL_TIMEOUT}
 if EMAIL_SERVICE:
-    if importlib.util.find_spec(f"anymail.backends.{EMAIL_SERVICE}") is None:
+    _known = {module.name for module in pkgutil.iter_modules(mail_services.__path__)}
+    _known -= {"base", "base_requests", "console", "test"}
+    if EMAIL_SERVICE not in _known:
         raise ImproperlyConfigured(
-            f"EMAIL_SERVICE is {EMAIL_SERVICE!r}, which django-anymail does not know. See docs/notifications.md"
+            f"EMAIL_SERVICE is {EMAIL_SERVICE!r}. It has to be one of: {', '.join(sorted(_known))}."
         )
     EMAIL_BACKEND = f"anymail.backends.{EMAIL_SERVICE}.EmailBackend"
 elif EMAIL_URL:
-    if urlsplit(EMAIL_URL).scheme not in MAIL_PORTS:
-        raise ImproperlyConfigured("EMAIL_URL has to begin with smtp://, smtp+tls:// or smtp+ssl://")
-    vars().update(env.email("EMAIL_URL"))
-    EMAIL_PORT: int = urlsplit(EMAIL_URL).port or MAIL_PORTS[urlsplit(EMAIL_URL).scheme]
+    _server = re.fullmatch(
+        r"(smtp|smtp\+tls|smtp\+ssl)://([^\s/?#]*@)?(\[[\da-f:.]+\]|[^\s/?#@:[\]]+)(?::([1-9]\d{0,4}))?/?",
+        EMAIL_URL,
+    )
+    EMAIL_PORT = int(_server[4] or MAIL_PORTS[_server[1]]) if _server else 0
+    if not 0 < EMAIL_PORT < 2**16:
+        raise ImproperlyConfigured(  # without its value, which holds a password
+            "EMAIL_URL has to be an address such as smtp+tls://user:password@smtp.example.com:587, or begin with "
+            "smtp:// or smtp+ssl://, with special characters of user and password percent-encoded."
+        )
+    vars().update(env.email("EMAIL_URL") | {"EMAIL_PORT": EMAIL_PORT})
+    # A plus is one here; django-environ takes it for a space.
+    EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = (
+        unquote(part or "") for part in (urlsplit(EMAIL_URL).username, urlsplit(EMAIL_URL).password)
+    )
     EMAIL_BACKEND = "notifications.smtp.EmailBackend"
 elif DEVELOPMENT:
     EMAIL_BACKEND = "notifications.mail_folder.EmailBackend"

@@ -1,5 +1,6 @@
-"""Mails in a folder, where there is no mail server: for development, and for the mailbox page (see mailbox.py)."""
+"""Mails in a folder, where there is no mail server: for development, and for the mailbox page (see views.py)."""
 
+import hashlib
 import re
 import time
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ class EmailBackend(BaseEmailBackend):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for message in email_messages:
             written = message.message()
-            name = f"{time.time_ns():020d}-{abs(hash(written['Message-ID'])) % 2**32:08x}"
+            name = f"{time.time_ns():020d}-{hashlib.sha256(written['Message-ID'].encode()).hexdigest()[:8]}"
             unfinished = folder / f"{name}.new"
             unfinished.write_bytes(written.as_bytes())
             unfinished.rename(folder / f"{name}.eml")

@@ -6,11 +6,18 @@ from typing import Any
 from django.core.mail.backends import smtp
 
 
+class AnswerLostError(smtplib.SMTPServerDisconnected):
+    """The connection ended, or the server fell silent, while it was given a mail: nobody knows whether it took it."""
+
+
 class _Remembering(smtplib.SMTP):
     answer = ""
 
     def data(self, msg: Any) -> tuple[int, bytes]:
-        code, said = super().data(msg)
+        try:
+            code, said = super().data(msg)
+        except smtplib.SMTPServerDisconnected as error:
+            raise AnswerLostError(*error.args) from error
         self.answer = f"{code} {said.decode(errors='replace')}"
         return code, said
 

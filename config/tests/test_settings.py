@@ -193,11 +193,14 @@ def test_which_redis_is_used(change: dict[str, str], url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("smtp://relay.example.com", "('relay.example.com', 25, None, None, False, False)"),
+        ("smtp://relay.example.com", "('relay.example.com', 25, '', '', False, False)"),
         (
             "smtp+tls://flows%40example.com:p%40ss%3A%2F%25@smtp.example.com:587",
             "('smtp.example.com', 587, 'flows@example.com', 'p@ss:/%', True, False)",
         ),
+        ("smtp+tls://flows+x:a+b@[::1]", "('::1', 587, 'flows+x', 'a+b', True, False)"),
+        ("smtp+tls://a%C3%B1o:%2B%23%3F%20x@h", "('h', 587, 'año', '+#? x', True, False)"),
+        ("smtp+ssl://flows:x@h", "('h', 465, 'flows', 'x', False, True)"),
         (
             "smtp+ssl://flows:$ecret@smtp.example.com:465",
             "('smtp.example.com', 465, 'flows', '$ecret', False, True)",
@@ -215,7 +218,15 @@ def test_a_mail_server_is_one_address(url: str, expected: str) -> None:
     [
         ({"EMAIL_URL": "https://smtp.example.com"}, "EMAIL_URL"),
         ({"EMAIL_URL": "smtp.example.com"}, "EMAIL_URL"),
+        ({"EMAIL_URL": "smtp://"}, "EMAIL_URL"),
+        ({"EMAIL_URL": "smtp://smtp.example.com:"}, "EMAIL_URL"),
+        ({"EMAIL_URL": "smtp://smtp.example.com:65536"}, "EMAIL_URL"),
+        ({"EMAIL_URL": "smtp://[smtp.example.com"}, "EMAIL_URL"),
+        ({"EMAIL_URL": "smtp://smtp.example.com?debug=true"}, "EMAIL_URL"),
         ({"EMAIL_SERVICE": "pigeon"}, "EMAIL_SERVICE"),
+        ({"EMAIL_SERVICE": "Mailgun"}, "EMAIL_SERVICE"),
+        ({"EMAIL_SERVICE": "base_requests"}, "EMAIL_SERVICE"),
+        ({"EMAIL_SERVICE": "mail.gun"}, "EMAIL_SERVICE"),
         ({"PUBLIC_URL": "flows.example.com"}, "PUBLIC_URL"),
     ],
 )
@@ -224,14 +235,27 @@ def test_a_setting_of_mail_that_cannot_be_is_named_at_start(
 ) -> None:
     code, said = load_settings(**changes)
     assert code != 0
-    assert name in said
+    assert said.startswith(f"django.core.exceptions.ImproperlyConfigured: {name} ")
+
+
+@pytest.mark.parametrize("password", ["pa/ss", "pa#ss", "pa?ss", "pa ss"])
+def test_a_mail_servers_password_is_never_said(password: str) -> None:
+    code, said = load_settings(EMAIL_URL=f"smtp+tls://flows:{password}@smtp.example.com")
+    assert code != 0
+    assert "percent-encoded" in said
+    assert "pa" not in said.replace("password", "")
 
 
 def test_a_service_has_its_own_settings() -> None:
-    changes = {"EMAIL_SERVICE": "mailgun", "ANYMAIL_MAILGUN_API_KEY": "a$key"}
-    read = "(settings.EMAIL_BACKEND, settings.ANYMAIL)"
-    expected = "('anymail.backends.mailgun.EmailBackend', {'MAILGUN_API_KEY': 'a$key'})"
-    assert load_settings(read, **changes) == (0, expected)
+    changes = {
+        "EMAIL_SERVICE": "mailgun",
+        "ANYMAIL_MAILGUN_API_KEY": "a$key",
+        "ANYMAIL_IGNORE_RECIPIENT_STATUS": "False",
+        "EMAIL_TIMEOUT": "5",
+    }
+    read = "settings.EMAIL_BACKEND, sorted(settings.ANYMAIL.items())"
+    expected = [("IGNORE_RECIPIENT_STATUS", False), ("MAILGUN_API_KEY", "a$key"), ("REQUESTS_TIMEOUT", 5)]
+    assert load_settings(read, **changes) == (0, f"anymail.backends.mailgun.EmailBackend {expected}")
 
 
 def test_links_in_mails_lead_to_the_first_host() -> None:

@@ -2,6 +2,7 @@
 
 import smtplib
 import threading
+from contextlib import suppress
 from email.utils import formataddr
 from typing import Any
 
@@ -10,16 +11,31 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.mail import BadHeaderError, EmailMultiAlternatives, get_connection
 from django.core.validators import validate_email
 
-from notifications.channels import PutOff, Refused
+from notifications.channels import NotSentError, PutOff, Refused
 from notifications.letters import Letter, letter, one_line
 from notifications.models import Notification
+from notifications.smtp import AnswerLostError
 
 # What an SMTP server answers before it ends a connection, such as after so many mails.
 CLOSING = 421
+# By what it says that it wants encryption, or another login, first: it is our settings that are wrong, not the mail.
+LETS_US_NOT_IN = (530, 534, 535, 538)
 # HTTP statuses by which a service says that something else than the mail is wrong: its key, its limits, the moment.
 NOT_THE_MAIL = (401, 402, 403, 408, 429)
 # What django-anymail calls a mail that a service has taken.
 TAKEN = {"sent", "queued"}
+
+
+class Mail(EmailMultiAlternatives):
+    """A mail with each field of its head in one line.
+
+    Folded, the long words that ids and links are would come after an empty line, which not all receivers read.
+    """
+
+    def message(self, *args: Any, **kwargs: Any) -> Any:
+        written = super().message(*args, **kwargs)
+        written.policy = written.policy.clone(max_line_length=None)
+        return written
 
 
 class _Mine(threading.local):
@@ -45,7 +61,7 @@ class Email:
                 if not is_used or not _ends_connection(error):
                     raise
                 return self._send(message)  # on a fresh one
-        except Refused:
+        except NotSentError:
             raise
         except Exception as error:
             raise not_sent(error) from error
@@ -53,9 +69,10 @@ class Email:
     def close(self) -> None:
         connection, self._mine.connection = self._mine.connection, None
         if connection is not None:
-            connection.close()
+            with suppress(smtplib.SMTPException, OSError):  # whatever was sent was sent before the goodbye
+                connection.close()
 
-    def _send(self, message: EmailMultiAlternatives) -> str:
+    def _send(self, message: Mail) -> str:
         try:
             if self._mine.connection is None:
                 self._mine.connection = get_connection()
@@ -71,14 +88,14 @@ class Email:
 channel = Email()
 
 
-def composed(notification: Notification, letter: Letter) -> EmailMultiAlternatives:
+def composed(notification: Notification, letter: Letter) -> Mail:
     """Return a letter as a mail; raises Refused for an address that is none."""
     user = notification.user
     try:
         validate_email(user.email)
     except ValidationError:
         raise Refused("The address is not valid.") from None
-    message = EmailMultiAlternatives(
+    message = Mail(
         subject=one_line(letter.subject),
         body=letter.text,
         to=[formataddr((one_line(user.name), user.email)) if user.name else user.email],
@@ -94,17 +111,20 @@ def composed(notification: Notification, letter: Letter) -> EmailMultiAlternativ
     return message
 
 
-def answer_of(message: EmailMultiAlternatives) -> str:
-    """Return what the other side said of a mail that it took; raises Refused where a service did not."""
+def answer_of(message: Mail) -> str:
+    """Return what the other side said of a mail that it took; raises NotSentError where a service did not."""
     if status := getattr(message, "anymail_status", None):
         answer = f"{', '.join(sorted(status.status or []))} {status.message_id or ''}".strip()
         if status.status and not status.status <= TAKEN:
-            raise Refused(answer)
+            raise (PutOff if "failed" in status.status else Refused)(answer)
         return answer
     return str(getattr(message.connection, "answer", ""))
 
 
 def _ends_connection(error: smtplib.SMTPException) -> bool:
+    """Say whether a connection ended before a mail was taken by it: then none arrives twice where it is sent again."""
+    if isinstance(error, AnswerLostError):
+        return False
     return isinstance(error, smtplib.SMTPServerDisconnected) or getattr(error, "smtp_code", 0) == CLOSING
 
 
@@ -114,7 +134,6 @@ def not_sent(error: Exception) -> Refused | PutOff:
         case smtplib.SMTPRecipientsRefused():
             code, answer = next(iter(error.recipients.values()))
             return _answered(code, answer)
-        # Where the server does not let us in, it is our settings that are wrong, not the mail.
         case smtplib.SMTPAuthenticationError() | smtplib.SMTPConnectError() | smtplib.SMTPHeloError():
             return PutOff(_text(error.smtp_code, error.smtp_error))
         case smtplib.SMTPResponseException():
@@ -140,7 +159,8 @@ def _by_service(error: Any) -> Refused | PutOff:
 
 
 def _answered(code: int, answer: bytes | str) -> Refused | PutOff:
-    return (Refused if 500 <= code < 600 else PutOff)(_text(code, answer))
+    is_final = 500 <= code < 600 and code not in LETS_US_NOT_IN
+    return (Refused if is_final else PutOff)(_text(code, answer))
 
 
 def _text(code: int, answer: bytes | str) -> str:

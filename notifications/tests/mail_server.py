@@ -41,7 +41,7 @@ class Received:
 
 @dataclass
 class MailServer:
-    """`on_mail`, `on_receiver` and `on_data` have the next answers to what they are named after, else it is kind."""
+    """The lists that begin with `on_` have the next answers to what they are named after, else it is kind."""
 
     tls: ssl.SSLContext | None = None
     is_implicit: bool = False
@@ -49,6 +49,7 @@ class MailServer:
     on_mail: list[str] = field(default_factory=list)
     on_receiver: list[str] = field(default_factory=list)
     on_data: list[str] = field(default_factory=list)
+    on_quit: list[str] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
     connections: int = 0
     port: int = field(default_factory=free_port)
@@ -109,6 +110,9 @@ class MailServer:
             mail = Received(envelope.mail_from, envelope.rcpt_tos, envelope.content, session.auth_data or "")
             self.received.append(mail)
         return await self._say(server, answer)
+
+    async def handle_QUIT(self, server: Any, session: Any, envelope: Any) -> str:
+        return await self._say(server, self.on_quit.pop(0) if self.on_quit else "221 Bye")
 
     async def _say(self, server: Any, answer: str) -> str:
         if answer == HANG:

@@ -19,7 +19,8 @@ from notifications import outbox
 from notifications.channels import PutOff, Refused
 from notifications.channels.email import channel
 from notifications.models import MAX_ANSWER, Notification
-from notifications.tests.mail_server import DROP, HANG, PASSWORD, MailServer
+from notifications.tests.mail_server import DROP, HANG, OK, PASSWORD, MailServer
+from notifications.unsubscribe import unsubscribe_address
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -77,6 +78,17 @@ def test_what_is_taken_is_sent_with_the_answer(server: MailServer, alice: User, 
     assert mail.message["To"] == "Alice <alice@example.com>"
 
 
+def test_it_is_one_mail_to_receivers_and_ends_with_one_click(server: MailServer, alice: User) -> None:
+    notification = notification_of(alice)
+    outbox.work()
+    head = server.received[0].raw.decode().split("\r\n\r\n")[0].split("\r\n")
+    assert f"Message-ID: {notification.message_id}" in head
+    # RFC 8058
+    assert f"List-Unsubscribe: <{unsubscribe_address(alice.id)}>" in head
+    assert "List-Unsubscribe-Post: List-Unsubscribe=One-Click" in head
+    assert server.received[0].message.get_content_type() == "multipart/alternative"
+
+
 def test_greylisting_puts_it_off_and_the_next_try_goes_through(server: MailServer, alice: User) -> None:
     server.on_receiver = ["451 4.7.1 Greylisted, come back later"]
     notification = notification_of(alice)
@@ -86,7 +98,7 @@ def test_greylisting_puts_it_off_and_the_next_try_goes_through(server: MailServe
     make_due()
     outbox.work()
     assert state_of(notification)[0] == "SENT"
-    assert [mail.message["Message-ID"].strip() for mail in server.received] == [notification.message_id]
+    assert [mail.message["Message-ID"] for mail in server.received] == [notification.message_id]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +170,14 @@ def test_a_long_answer_is_cut(server: MailServer, alice: User) -> None:
     assert max(len(each.answer) for each in notification.deliveries.all()) == MAX_ANSWER
 
 
+def test_a_mail_that_hangs_holds_up_no_other(server: MailServer, alice: User, settings: Settings) -> None:
+    settings.EMAIL_TIMEOUT = 0.3
+    server.on_receiver = [HANG]
+    first, second = notification_of(alice), notification_of(alice)
+    assert outbox.work() == 2
+    assert (state_of(first)[0], state_of(second)[0]) == ("PENDING", "SENT")
+
+
 # Connections
 
 
@@ -177,6 +197,40 @@ def test_a_server_that_ends_a_connection_after_some_mails_is_asked_again_at_once
     outbox.work()
     assert set(Notification.objects.values_list("state", flat=True)) == {"SENT"}
     assert (len(server.received), server.connections) == (4, 2)
+
+
+def test_a_new_connection_that_is_ended_is_no_reason_to_insist(server: MailServer, alice: User) -> None:
+    server.on_mail = ["421 4.3.2 Shutting down"]
+    notification = notification_of(alice)
+    outbox.work()
+    assert state_of(notification) == ("PENDING", [("put_off", "421 4.3.2 Shutting down")])
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("what", [DROP, HANG])
+def test_what_may_have_been_taken_is_not_sent_again_at_once(
+    server: MailServer, alice: User, settings: Settings, what: str
+) -> None:
+    settings.EMAIL_TIMEOUT = 0.5
+    server.on_data = [OK, what]
+    first, second = notification_of(alice), notification_of(alice)
+    outbox.work()
+    assert state_of(first)[0] == "SENT"
+    state, ((outcome, answer),) = state_of(second)
+    assert (state, outcome, server.connections) == ("PENDING", "put_off", 1)
+    assert answer.startswith("AnswerLostError: Connection unexpectedly closed")
+
+
+@pytest.mark.parametrize("goodbye", [DROP, HANG, "500 What?", "221 " + "bye " * 3000])
+def test_a_rude_goodbye_is_of_no_matter(
+    server: MailServer, alice: User, settings: Settings, goodbye: str
+) -> None:
+    settings.EMAIL_TIMEOUT = 0.3
+    server.on_quit = [goodbye]
+    for _ in range(outbox.workplace.capacity + 1):
+        notification = notification_of(alice)
+        assert outbox.work() == 1
+        assert state_of(notification)[0] == "SENT"
 
 
 # Encryption and login
@@ -240,6 +294,20 @@ def test_where_it_lets_us_not_in_the_mail_is_not_to_blame(
         state, ((_, answer),) = state_of(notification)
         assert (state, server.received) == ("PENDING", [])
         assert answer.startswith("535" if how == "wrong password" else "SMTPNotSupportedError"), answer
+
+
+@pytest.mark.parametrize(
+    ("needs", "answer"),
+    [("STARTTLS", "530 Must issue a STARTTLS command first"), ("login", "530 5.7.0 Authentication required")],
+)
+def test_what_a_server_wants_first_is_not_the_mails_fault(
+    alice: User, settings: Settings, tls: ssl.SSLContext, needs: str, answer: str
+) -> None:
+    with MailServer(tls=tls) if needs == "STARTTLS" else MailServer(password=PASSWORD) as server:
+        sends_to(server, settings)
+        notification = notification_of(alice)
+        outbox.work()
+        assert state_of(notification) == ("PENDING", [("put_off", answer)])
 
 
 # What is hostile

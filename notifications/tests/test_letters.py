@@ -1,5 +1,6 @@
 """What people read."""
 
+import re
 from typing import Any
 
 import pytest
@@ -40,7 +41,9 @@ def test_a_success_has_flow_outcome_result_and_link(alice: User) -> None:
     notification = notification_of(alice, result="Rain on a tin roof")
     written = letter(notification)
     assert written.subject == "Poem: finished"
+    assert re.search(r"^Poem: finished \(after \d\.\d s\)$", written.text, re.MULTILINE)
     for part in (written.text, written.html):
+        assert re.search(r"after \d\.\d s", part)
         for text in ("Poem", "Rain on a tin roof", f"{URL}/executions/{notification.execution_id}/"):
             assert text in part
         assert "you asked to be told" in part
@@ -113,6 +116,13 @@ def test_a_digest_counts_and_has_the_failed_ones_first(alice: User) -> None:
     assert written.text.index("There is no such city.") < written.text.index("finished")
     assert written.html.count("/executions/") == 20
     assert written.unsubscribe in written.text
+
+
+def test_a_digest_is_a_mail_of_its_own_and_the_same_one_in_every_try(alice: User) -> None:
+    member = notification_of(alice)
+    digest, other = digest_of(alice, [member]), digest_of(alice, [])
+    assert digest.message_id == Notification.objects.get(id=digest.id).message_id
+    assert len({digest.message_id, other.message_id, member.message_id}) == 3
 
 
 @pytest.mark.parametrize(

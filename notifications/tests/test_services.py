@@ -8,7 +8,7 @@ import pytest
 from pytest_django import Settings
 
 from accounts.models import User
-from main.tests.providers import Behaviour, Exchange, LocalProvider
+from main.tests.providers import Behaviour, Exchange, LocalProvider, hangs
 from main.tests.rows import claimed
 from notifications import outbox
 from notifications.channels.email import channel
@@ -86,6 +86,16 @@ def test_what_is_not_the_mails_fault_is_tried_again(
         answering(status, {"message": "Not now.", "Message": "Not now.", "ErrorCode": 10})
     )
     assert sent(alice)[:2] == ("PENDING", "put_off")
+
+
+def test_a_service_that_hangs_is_left_in_time(
+    service: tuple[str, LocalProvider], alice: User, settings: Settings
+) -> None:
+    settings.ANYMAIL = {**settings.ANYMAIL, "REQUESTS_TIMEOUT": 0.3}
+    service[1].script.append(hangs)
+    state, outcome, answer = sent(alice)
+    assert (state, outcome) == ("PENDING", "put_off")
+    assert "timed out" in answer
 
 
 def test_a_service_that_is_not_there_is_tried_again(
