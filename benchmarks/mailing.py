@@ -64,7 +64,7 @@ def write(count: int, port: int) -> dict[str, int]:
 
     from main import bells
     from main.models import Execution
-    from notifications.models import QUEUE, TASK, Notification
+    from notifications.models import QUEUE, Notification
 
     ids = [execution.id for execution in running(count, new_owner())]
     with transaction.atomic():
@@ -72,7 +72,7 @@ def write(count: int, port: int) -> dict[str, int]:
         ended.update(state=Execution.State.SUCCESS, result=RESULT, finished_at=ended[0].started_at)
         written = Notification.write(ids)
     for _ in range(BELLS):
-        bells.ring_now(QUEUE, TASK)
+        bells.ring_now(QUEUE)
     return {"written": written}
 
 
