@@ -48,6 +48,11 @@ class Mail(NamedTuple):
         return datetime.fromtimestamp(int(self.name[:20]) / 1e9).astimezone()
 
     @property
+    def head(self) -> list[tuple[str, str]]:
+        """Its head, line by line. (A template that asked the message for `items` would get a field of that name.)"""
+        return [(name, str(value)) for name, value in self.message.items()]
+
+    @property
     def text(self) -> str:
         return self._body("plain")
 

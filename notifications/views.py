@@ -11,6 +11,7 @@ from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 from django.views.decorators.clickjacking import xframe_options_sameorigin
 from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_http_methods
 from rest_framework.exceptions import PermissionDenied
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -122,6 +123,7 @@ def preferences(request: HttpRequest) -> HttpResponse:
     )
 
 
+@require_http_methods(["GET", "HEAD", "POST"])
 @csrf_exempt  # a mail program posts it without having been here (RFC 8058); the token is the proof
 def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
     """`/unsubscribe/<token>/`: a GET asks, a POST does it, without signing in."""

@@ -319,6 +319,11 @@ def test_a_link_that_nobody_signed_is_not_there(client: Client, alice: User, met
     assert Preference.of(alice).unsubscribed_at is None
 
 
+def test_a_link_is_read_and_posted_alone(client: Client, alice: User) -> None:
+    link = path_of(alice)
+    assert {client.put(link).status_code, client.delete(link).status_code} == {405}
+
+
 def test_the_link_of_a_deleted_user_is_not_there(client: Client, alice: User) -> None:
     path = path_of(alice)
     alice.delete()
@@ -350,6 +355,7 @@ def test_staff_read_mails(charlie: User, mail: str) -> None:
     assert "Poem: finished" in box.content.decode()
     assert "alice@example.com" in letter.content.decode()
     assert "The text" in letter.content.decode()
+    assert "MIME-Version: 1.0" in letter.content.decode(), "all lines of its head are there"
     assert "<b>HTML</b>" not in letter.content.decode()
     assert "<b>HTML</b>" in html.content.decode()
     assert 'href="/mailbox/"' in client.get("/", headers=HTML).content.decode()
