@@ -38,7 +38,7 @@ from main.models import Execution, Step
 from main.registry import FLOW_REGISTRY, Kind
 from main.run import step_name
 
-# Where the list stops to count, and how many executions an action takes at once.
+# Where a list stops to count, and how many rows an action takes at once.
 MAX_COUNT = 10_000
 MAX_AT_ONCE = 1_000
 # Characters of an input or a result that are shown; the rest is a link away.
@@ -167,6 +167,43 @@ class ActingAdmin(ReadOnlyAdmin):
         if request.method == "POST":  # who had to sign in first comes back with a GET
             act(request, chosen)
         return redirect(f"admin:{self._name('change')}", row_id)
+
+    def do_to_each(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[Any],
+        do: Callable[[Any], bool],
+        *,
+        note: str,
+        done: Counted,
+        not_done: Counted,
+    ) -> None:
+        """Do something to each of them, note it in its history, and say to how many it was done and to how many not.
+
+        `do` says whether it did it.
+        """
+        chosen = self.chosen(request, queryset)
+        changed = 0
+        for row in chosen:
+            if do(row):
+                self.log_change(request, row, note)
+                changed += 1
+        if changed:
+            self.message_user(request, done(changed) % {"count": changed}, messages.SUCCESS)
+        if unchanged := len(chosen) - changed:
+            self.message_user(request, not_done(unchanged) % {"count": unchanged}, messages.WARNING)
+
+    def chosen(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
+        """Read what an action was asked for, the oldest first; the rest of too many is left for another time."""
+        chosen = list(self.whole(queryset).order_by("created_at")[: MAX_AT_ONCE + 1])
+        if len(chosen) > MAX_AT_ONCE:
+            text = _("Only the %(count)d oldest of them were taken: more are too many at once.")
+            self.message_user(request, text % {"count": MAX_AT_ONCE}, messages.WARNING)
+        return chosen[:MAX_AT_ONCE]
+
+    def whole(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return rows with all that an action needs of them, which the list may leave out."""
+        return queryset
 
 
 CREATED = moment("created_at", gettext_lazy("created"))
@@ -317,31 +354,6 @@ class ExecutionPages(ActingAdmin):
 
     # Act
 
-    def do_to_each(
-        self,
-        request: HttpRequest,
-        queryset: QuerySet[Execution],
-        do: Callable[[Execution], bool],
-        *,
-        note: str,
-        done: Counted,
-        not_done: Counted,
-    ) -> None:
-        """Do something to each of them, note it in its history, and say to how many it was done and to how many not.
-
-        `do` says whether it did it.
-        """
-        chosen = self.chosen(request, queryset)
-        changed = 0
-        for execution in chosen:
-            if do(execution):
-                self.log_change(request, execution, note)
-                changed += 1
-        if changed:
-            self.message_user(request, done(changed) % {"count": changed}, messages.SUCCESS)
-        if unchanged := len(chosen) - changed:
-            self.message_user(request, not_done(unchanged) % {"count": unchanged}, messages.WARNING)
-
     def start_again(
         self,
         request: HttpRequest,
@@ -363,13 +375,8 @@ class ExecutionPages(ActingAdmin):
         for sentence, count in refused.items():
             self.message_user(request, sentence + (f" ({count} ×)" if count > 1 else ""), messages.ERROR)
 
-    def chosen(self, request: HttpRequest, queryset: QuerySet[Execution]) -> list[Execution]:
-        """Read what an action was asked for, the oldest first; the rest of too many is left for another time."""
-        chosen = list(queryset.defer(None).defer("result", "usage").order_by("created_at")[: MAX_AT_ONCE + 1])
-        if len(chosen) > MAX_AT_ONCE:
-            text = _("Only the %(count)d oldest of them were taken: more are too many at once.")
-            self.message_user(request, text % {"count": MAX_AT_ONCE}, messages.WARNING)
-        return chosen[:MAX_AT_ONCE]
+    def whole(self, queryset: QuerySet[Execution]) -> QuerySet[Execution]:
+        return queryset.defer(None).defer("result", "usage")
 
 
 def _not_started_message(execution: Execution, error: Exception) -> str:

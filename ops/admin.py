@@ -44,6 +44,8 @@ TYPES_OF = 1_000
 MAX_SENTENCE_LENGTH = 160
 # How many mails that could not be delivered are shown beside them.
 MAILS_SHOWN = 20
+# Which of the list of notifications these are: FAILED alone would name dropped ones as well.
+DEAD_MAILS = "?state__exact=FAILED&settled_at__isnull=True"
 MAY_SEND = "notifications.change_notification"
 
 
@@ -169,7 +171,7 @@ def _undelivered(request: HttpRequest) -> dict[str, Any]:
         "mails": newest,
         "mail_count": len(newest) if len(newest) < MAILS_SHOWN else found[:MAX_COUNT].count(),
         "may_send": request.user.has_perm(MAY_SEND),
-        "all_mails": reverse("admin:notifications_notification_changelist") + "?state__exact=FAILED",
+        "all_mails": reverse("admin:notifications_notification_changelist") + DEAD_MAILS,
     }
 
 

@@ -265,10 +265,16 @@ DELIVERY = "delivery"
 
 
 def with_answers(found: QuerySet[Notification]) -> QuerySet[Notification]:
-    """Read notifications with what the other side answered last."""
-    last = Delivery.objects.filter(notification=OuterRef("pk")).order_by("-at", "-id").values("answer")[:1]
+    """Read notifications with how the last try went, and what the other side answered."""
+    last = Delivery.objects.filter(notification=OuterRef("pk")).order_by("-at", "-id")
     heavy = (f"execution__{name}" for name in ("inputs", "result", "error", "usage"))
-    return found.select_related("user", "execution").defer(*heavy).annotate(last_answer=Subquery(last))
+    return (
+        found.select_related("user", "execution")
+        .defer(*heavy)
+        .annotate(
+            last_answer=Subquery(last.values("answer")[:1]), last_outcome=Subquery(last.values("outcome")[:1])
+        )
+    )
 
 
 def _describe_notification(row: Any) -> dict[str, Any]:
@@ -281,7 +287,11 @@ def _describe_notification(row: Any) -> dict[str, Any]:
         "title": execution.title if execution else notification.get_event_display(),
         "owner": notification.user.email,
         "channel": notification.channel,
-        "error": {"type": DELIVERY, "message": row.last_answer or "", "retryable": True},
+        "error": {
+            "type": DELIVERY,
+            "message": row.last_answer or "",
+            "retryable": row.last_outcome != Delivery.Outcome.REFUSED,
+        },
         "attempt": notification.attempt,
         "created_at": notification.created_at,
         "finished_at": notification.finished_at,

@@ -1,11 +1,13 @@
 """Notifications in the admin: the list, the page of one with its tries, and "send again"."""
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries
 
 from accounts.models import User
-from main import bells
+from main import bells, execution_pages
 from main.database import clock
 from main.tests.admin_pages import act, expect_nothing_inline, messages_of, permit, text_of
 from main.tests.rows import claimed
@@ -85,7 +87,18 @@ def test_the_page_of_one_has_every_try_and_what_was_answered(admin: Client, alic
     expect_nothing_inline(page)
 
 
-@pytest.mark.parametrize(("query", "count"), [("state__exact=FAILED", 1), ("state__exact=SENT", 1), ("", 2)])
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ("state__exact=FAILED", 1),
+        ("state__exact=SENT", 1),
+        ("channel=email", 2),
+        ("channel=pigeon", 0),
+        ("reason__exact=long", 0),
+        ("q=alice@example.com", 2),
+        ("", 2),
+    ],
+)
 def test_the_list_is_filtered(admin: Client, alice: User, query: str, count: int) -> None:
     tried(alice)
     tried(alice, Delivery.Outcome.SENT)
@@ -95,21 +108,73 @@ def test_the_list_is_filtered(admin: Client, alice: User, query: str, count: int
 
 
 def test_the_list_costs_the_same_however_long_it_is(
-    admin: Client, alice: User, django_assert_max_num_queries: DjangoAssertNumQueries
+    admin: Client, alice: User, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     for count in (1, 8):
         for _ in range(count):
             digest = Notification.objects.create(user=alice, event="digest", channel="email", reason="many")
             Notification.objects.filter(id=tried(alice).id).update(digest=digest)
-        with django_assert_max_num_queries(8):
+        # Session, user, how many, the rows.
+        with django_assert_num_queries(4):
             assert "1 execution" in text_of(admin, LIST)
+
+
+def test_members_are_counted_for_the_rows_that_are_shown(admin: Client, alice: User) -> None:
+    """A join would be counted for the whole table before its first page is cut."""
+    Notification.objects.create(user=alice, event="digest", channel="email", reason="many")
+    with CaptureQueriesContext(connection) as queries:
+        assert "0 executions" in text_of(admin, LIST)
+    (listing,) = [each["sql"] for each in queries if "member_count" in each["sql"]]
+    assert "GROUP BY" not in listing.split(" FROM ")[-1]
+    assert 'U0."digest_id"' in listing
 
 
 def test_what_was_chosen_is_sent_again(admin: Client, alice: User) -> None:
     failed, sent = tried(alice), tried(alice, Delivery.Outcome.SENT)
     waiting = tried(alice, Delivery.Outcome.PUT_OFF)
-    assert act(admin, LIST, "send_again", failed, sent, waiting) == ["2 are sent again.", "1 waits anyway."]
+    assert act(admin, LIST, "send_again", failed, sent, waiting) == [
+        "2 are sent again.",
+        "1 was not sent again: it waits, is being sent, or is in a digest.",
+    ]
     assert set(Notification.objects.values_list("state", flat=True)) == {"PENDING"}
+    assert "Sent again." in text_of(admin, f"{LIST}{failed.id}/history/")
+    assert "Sent again." not in text_of(admin, f"{LIST}{waiting.id}/history/")
+
+
+def test_what_is_in_a_digest_is_not_sent_by_itself(admin: Client, alice: User) -> None:
+    notification = tried(alice)
+    Notification.objects.filter(id=notification.id).update(state="DIGESTED")
+    assert "Send again" not in text_of(admin, page_of(notification))
+    (said,) = messages_of(admin, f"{LIST}{notification.id}/send-again/")
+    assert said == "1 was not sent again: it waits, is being sent, or is in a digest."
+
+
+def test_what_was_chosen_is_dropped_once(admin: Client, alice: User) -> None:
+    failed, sent = tried(alice), tried(alice, Delivery.Outcome.SENT)
+    said = act(admin, LIST, "drop", failed, sent)
+    assert said == ["1 was dropped.", "1 was no dead letter any more."]
+    assert not Notification.dead_letters().exists()
+    assert "Dropped from the dead letters." in text_of(admin, f"{LIST}{failed.id}/history/")
+
+
+def test_an_action_takes_no_more_than_it_can_do(
+    admin: Client, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution_pages, "MAX_AT_ONCE", 2)
+    first, second, third = tried(alice), tried(alice), tried(alice)
+    assert act(admin, LIST, "drop", first, second, third) == [
+        "Only the 2 oldest of them were taken: more are too many at once.",
+        "2 were dropped.",
+    ]
+    assert [each.id for each in Notification.dead_letters()] == [third.id]
+
+
+def test_following_a_buttons_address_does_nothing(admin: Client, alice: User) -> None:
+    notification = tried(alice)
+    for button in ("send-again", "drop"):
+        address = f"{LIST}{notification.id}/{button}/"
+        assert admin.get(address).headers["Location"] == page_of(notification)
+    assert Notification.dead_letters().exists()
 
 
 def test_dead_letters_show_mails_beside_executions(admin: Client, alice: User) -> None:

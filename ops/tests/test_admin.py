@@ -1,6 +1,7 @@
 """The admin of who operates: dead letters singly and in bulk, queues and how one is purged."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from django.test import Client
@@ -19,6 +20,7 @@ from main.tests.admin_pages import (
     text_of,
 )
 from main.tests.rows import claimed, step_record, waiting
+from notifications.models import Notification
 from ops import admin as ops_admin
 from ops.tests.conftest import AWAY, dead_letter
 
@@ -236,6 +238,25 @@ def test_what_did_not_fail_has_no_page_here(admin_pages: Client) -> None:
     execution.finish()
     assert admin_pages.get(page_of(execution)).status_code == 302
     assert admin_pages.post(button(execution, "drop")).status_code == 404
+
+
+def undelivered(user: User, hours_ago: int, **fields: Any) -> Notification:
+    values = {"event": "digest", "channel": "email", "reason": "many", "state": "FAILED", **fields}
+    ended = datetime.now(UTC) - timedelta(hours=hours_ago)
+    return Notification.objects.create(user=user, finished_at=ended, created_at=ended, **values)
+
+
+def test_more_mails_than_are_shown_are_a_link_away(
+    admin_pages: Client, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops_admin, "MAILS_SHOWN", 1)
+    newest, newer = undelivered(bob, 1), undelivered(bob, 2)
+    undelivered(bob, 3, settled_at=datetime.now(UTC))
+    undelivered(bob, 3, state="SENT")
+    context = admin_pages.get(LETTERS).context
+    assert (context["mails"], context["mail_count"]) == ([newest], 2)
+    assert f'<a href="{context["all_mails"].replace("&", "&amp;")}">' in text_of(admin_pages, LETTERS)
+    assert list(admin_pages.get(context["all_mails"]).context["cl"].result_list) == [newest, newer]
 
 
 # Queues

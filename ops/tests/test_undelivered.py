@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.db.models import QuerySet
 from django.test import Client
+from pytest_django import DjangoAssertNumQueries
 
 from accounts.models import User
 from main import bells
@@ -65,9 +66,39 @@ def test_it_says_to_whom_about_what_and_why(staff: Client, bob: User) -> None:
         "title": "Count",
         "owner": "bob@example.com",
         "channel": "email",
-        "error": {"type": "delivery", "message": "550 No such user", "retryable": True},
+        "error": {"type": "delivery", "message": "550 No such user", "retryable": False},
         "attempt": 1,
     }
+
+
+def test_what_was_only_put_off_for_too_long_may_be_taken_later(staff: Client, bob: User) -> None:
+    notification = undelivered(bob)
+    Delivery.objects.filter(notification=notification).update(at=clock() - timedelta(hours=1))
+    last = {"outcome": "put_off", "answer": "451 Later", "at": clock(), "seconds": 0.1}
+    Delivery.objects.create(notification=notification, attempt=2, **last)
+    (row,) = listed(staff)
+    assert row["error"] == {"type": "delivery", "message": "451 Later", "retryable": True}
+
+
+def test_a_digest_has_no_execution(staff: Client, bob: User) -> None:
+    Notification.objects.create(
+        user=bob, event="digest", channel="email", reason="many", state="FAILED", finished_at=clock()
+    )
+    (row,) = listed(staff)
+    assert (row["title"], row["flow"], row["execution"]) == ("many executions ended", None, None)
+
+
+@pytest.mark.parametrize(
+    ("role", "status"),
+    [("visitor", 403), ("user", 403), ("permitted user", 403), ("inactive staff", 403), ("staff", 200)],
+)
+@pytest.mark.parametrize("act", ["requeue", "drop"])
+@pytest.mark.parametrize("many", [False, True])
+def test_staff_act_on_mails(ask: Any, bob: User, role: str, status: int, act: str, many: bool) -> None:
+    notification = undelivered(bob)
+    path = f"{ADDRESS}/{act}" if many else f"{ADDRESS}/{notification.id}/{act}"
+    assert ask(role, "POST", path, '{"filter": {"error": "delivery"}}' if many else "{}") == status
+    assert letters().exists() is (status == 403)
 
 
 def test_both_types_stand_in_one_list_page_by_page(staff: Client, bob: User) -> None:
@@ -90,6 +121,17 @@ def test_both_types_stand_in_one_list_page_by_page(staff: Client, bob: User) -> 
     assert sorted(seen) == sorted(expected)
     assert len(seen) == len(set(seen))
     assert seen == [row["id"] for row in listed(staff)]
+
+
+def test_mails_cost_the_same_however_many_there_are(
+    staff: Client, bob: User, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    for count in (2, 10):
+        for _ in range(count):
+            undelivered(bob)
+        # Session, user, the executions, the mails.
+        with django_assert_num_queries(4):
+            assert len(listed(staff)) >= count
 
 
 @pytest.mark.parametrize(
