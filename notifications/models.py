@@ -330,10 +330,17 @@ class Notification(models.Model):
         return claimed[0]
 
     @classmethod
-    def renew_leases(cls, worker: str) -> None:
-        """Keep what a worker process is sending."""
-        cls.objects.filter(state=cls.State.SENDING, worker=worker).update(
-            lease_until=clock() + timedelta(seconds=LEASE)
+    def renew_leases(cls, held: Sequence[tuple[uuid.UUID, int]]) -> None:
+        """Keep what a worker process is sending, by id and attempt. (Its name may be that of one that died before.)"""
+        fetch(
+            """
+            UPDATE notifications_notification AS notification
+            SET lease_until = clock_timestamp() + %s * interval '1 second'
+            FROM unnest(%s::uuid[], %s::int[]) AS held(id, attempt)
+            WHERE notification.id = held.id AND notification.attempt = held.attempt AND state = 'SENDING'
+            RETURNING 1
+            """,
+            [LEASE, [claim[0] for claim in held], [claim[1] for claim in held]],
         )
 
     @classmethod
@@ -386,7 +393,7 @@ class Notification(models.Model):
                 attempt=self.attempt,
                 at=self.claimed_at or now(),
                 outcome=outcome,
-                answer=answer.replace("\x00", "")[:MAX_ANSWER],
+                answer=answer.encode(errors="replace").decode().replace("\x00", "")[:MAX_ANSWER],
                 seconds=seconds,
             )
         return noted

@@ -7,6 +7,7 @@ every notifications worker, which also renews the leases of what it is sending, 
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from functools import partial
 
@@ -18,6 +19,7 @@ from main.leases import worker_name
 from main.models import Execution, WorkerBeat
 from notifications import models
 from notifications.channels import NotSentError, PutOff, channels, open_channels
+from notifications.letters import letter
 from notifications.models import QUEUE, Delivery, Notification
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ SWEEP = 2.0
 RECORD_PATIENCE = 600.0
 
 workplace = Workplace(QUEUE, capacity=1)
+# The claims that threads of this process are sending, by id and attempt.
+_held: set[tuple[uuid.UUID, int]] = set()
 
 
 def note_ends(executions: Sequence[Execution]) -> None:
@@ -54,8 +58,17 @@ def work() -> int:
 
 
 def deliver(notification: Notification) -> None:
-    """Try once to send what was just claimed, and write down how that went."""
-    if note := with_database(partial(why_not, notification)):
+    """Try once to send what was just claimed, and write down how that went; its lease is kept meanwhile."""
+    claim = (notification.id, notification.attempt)
+    _held.add(claim)
+    try:
+        _deliver(notification)
+    finally:
+        _held.discard(claim)  # whatever became of it: what nobody holds any more is taken back
+
+
+def _deliver(notification: Notification) -> None:
+    if note := with_database(partial(why_not, notification), patience=RECORD_PATIENCE):
         with_database(partial(notification.skip, note), patience=RECORD_PATIENCE)
         return
     began = time.monotonic()
@@ -70,7 +83,10 @@ def deliver(notification: Notification) -> None:
 
 def _send(notification: Notification) -> tuple[Delivery.Outcome, str]:
     try:
-        answer = with_database(partial(channels()[notification.channel].send, notification))
+        written = with_database(partial(letter, notification))
+        answer = channels()[notification.channel].send(
+            notification, written
+        )  # and holds no connection meanwhile
     except NotSentError as error:
         is_put_off = isinstance(error, PutOff)
         return (Delivery.Outcome.PUT_OFF if is_put_off else Delivery.Outcome.REFUSED), str(error)
@@ -95,7 +111,7 @@ def why_not(notification: Notification) -> str:
 def sweep() -> None:
     """Do once what keeps the outbox's promises. All of it may be done by several workers at once."""
     with_database(lambda: WorkerBeat.beat(worker_name(), QUEUE, workplace.capacity))
-    with_database(lambda: Notification.renew_leases(worker_name()))
+    with_database(lambda: Notification.renew_leases(list(_held)))
     if taken_back := with_database(Notification.take_back):
         logger.warning("%d mails were left under way; they are tried again", taken_back)
     if workplace.free > 0 and with_database(lambda: Notification.is_any_due(open_channels())):

@@ -8,6 +8,7 @@ import pkgutil
 from functools import cache
 from typing import Protocol
 
+from notifications.letters import Letter
 from notifications.models import Notification
 
 
@@ -15,8 +16,8 @@ class Channel(Protocol):
     def why_unavailable(self) -> str:
         """Return in a sentence what is missing before anything can be sent; "" where nothing is."""
 
-    def send(self, notification: Notification) -> str:
-        """Send a notification; return what the other side answered. Raises Refused or PutOff."""
+    def send(self, notification: Notification, letter: Letter) -> str:
+        """Send what a notification says; return what the other side answered. Raises Refused or PutOff."""
 
     def close(self) -> None:
         """Give back what this thread holds open, such as a connection: there is nothing to send for now."""

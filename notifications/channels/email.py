@@ -8,11 +8,11 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured, ValidationError
-from django.core.mail import BadHeaderError, EmailMultiAlternatives, get_connection
+from django.core.mail import EmailMultiAlternatives, get_connection
 from django.core.validators import validate_email
 
 from notifications.channels import NotSentError, PutOff, Refused
-from notifications.letters import Letter, letter, one_line
+from notifications.letters import Letter, one_line
 from notifications.models import Notification
 from notifications.smtp import AnswerLostError
 
@@ -51,8 +51,8 @@ class Email:
     def why_unavailable(self) -> str:
         return "" if settings.EMAIL_BACKEND else "no EMAIL_URL and no EMAIL_SERVICE: mails wait for one."
 
-    def send(self, notification: Notification) -> str:
-        message = composed(notification, letter(notification))
+    def send(self, notification: Notification, letter: Letter) -> str:
+        message = composed(notification, letter)
         is_used = self._mine.connection is not None
         try:
             try:
@@ -138,8 +138,6 @@ def not_sent(error: Exception) -> Refused | PutOff:
             return PutOff(_text(error.smtp_code, error.smtp_error))
         case smtplib.SMTPResponseException():
             return _answered(error.smtp_code, error.smtp_error)
-        case BadHeaderError() | UnicodeError():
-            return Refused(str(error))
         case ImproperlyConfigured():
             return PutOff(str(error))
     if type(error).__module__.startswith("anymail."):

@@ -7,6 +7,7 @@ import pytest
 from accounts.models import User
 from notifications import channels
 from notifications.channels import NotSentError
+from notifications.letters import Letter
 from notifications.models import Notification
 
 
@@ -31,7 +32,7 @@ class Postbox:
     def why_unavailable(self) -> str:
         return self.missing
 
-    def send(self, notification: Notification) -> str:
+    def send(self, notification: Notification, letter: Letter) -> str:
         if error := self.errors.pop(0) if self.errors else None:
             raise error
         self.sent.append(notification)

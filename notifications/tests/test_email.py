@@ -18,6 +18,7 @@ from main.tests.rows import claimed
 from notifications import outbox
 from notifications.channels import PutOff, Refused
 from notifications.channels.email import channel
+from notifications.letters import letter
 from notifications.models import MAX_ANSWER, Notification
 from notifications.tests.mail_server import DROP, HANG, OK, PASSWORD, MailServer
 from notifications.unsubscribe import unsubscribe_address
@@ -385,7 +386,7 @@ def test_what_it_raises_says_whether_to_try_again(server: MailServer, alice: Use
     notification = notification_of(alice)
     server.on_receiver = ["450 Busy", "550 No"]
     with pytest.raises(PutOff, match="450 Busy"):
-        channel.send(notification)
+        channel.send(notification, letter(notification))
     with pytest.raises(Refused, match="550 No"):
-        channel.send(notification)
-    assert channel.send(notification) == "250 OK: queued as 4F2"
+        channel.send(notification, letter(notification))
+    assert channel.send(notification, letter(notification)) == "250 OK: queued as 4F2"

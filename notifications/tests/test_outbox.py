@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from pytest_django import Settings
 
 from accounts.models import User
@@ -22,6 +22,7 @@ from main.tests.rows import at_once, claimed, in_thread, let_expire, waiting
 from main.workers import WorkerBeat
 from notifications import models, outbox
 from notifications.channels import PutOff, Refused
+from notifications.letters import Letter
 from notifications.models import Delivery, Notification, Preference
 from notifications.tests.conftest import Postbox
 
@@ -298,7 +299,7 @@ def test_a_channel_that_stumbles_is_tried_again(
 ) -> None:
     (notification,) = asked_for(alice)
 
-    def stumble(notification: Notification) -> str:
+    def stumble(notification: Notification, letter: Letter) -> str:
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(postbox, "send", stumble)
@@ -362,10 +363,69 @@ def test_what_kills_its_workers_for_a_day_ends(alice: User) -> None:
 
 def test_a_lease_is_kept_while_its_worker_lives(alice: User) -> None:
     asked_for(alice)
-    assert claim("alive/1/1")
+    found = claim("alive/1/1")
+    assert found
     Notification.objects.update(lease_until=clock() + timedelta(seconds=1))
-    Notification.renew_leases("alive/1/1")
+    Notification.renew_leases([(found.id, found.attempt + 1)])
+    assert not Notification.objects.filter(lease_until__gt=clock() + timedelta(seconds=10)).exists()
+    Notification.renew_leases([(found.id, found.attempt)])
     assert Notification.objects.filter(lease_until__gt=clock() + timedelta(seconds=10)).exists()
+
+
+def test_what_a_worker_of_the_same_name_left_is_not_kept(alice: User, postbox: Postbox) -> None:
+    """Containers that are started anew have the host name and pids of those before."""
+    (notification,) = asked_for(alice)
+    assert claim(worker_name())
+    Notification.objects.update(lease_until=clock() - timedelta(seconds=1))
+    outbox.sweep()
+    wait_until(lambda: fresh(notification).state == State.SENT)
+    wait_until(lambda: not outbox.workplace.is_busy)
+
+
+def test_the_lease_of_what_is_being_sent_is_renewed(
+    alice: User, postbox: Postbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (notification,) = asked_for(alice)
+    release, began = hang(postbox, monkeypatch)
+    worker = in_thread(outbox.work)
+    wait_until(began)
+    Notification.objects.update(lease_until=clock() - timedelta(seconds=1))
+    outbox.sweep()
+    assert fresh(notification).state == State.SENDING
+    release()
+    worker.result(5)
+    assert fresh(notification).state == State.SENT
+
+
+def test_a_database_that_is_away_for_a_moment_costs_no_mail(
+    alice: User, postbox: Postbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (notification,) = asked_for(alice)
+    answers: list[Any] = [OperationalError("away"), ""]
+
+    def why_not(notification: Notification) -> str:
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return str(answer)
+
+    monkeypatch.setattr(outbox, "why_not", why_not)
+    assert outbox.work() == 1
+    assert fresh(notification).state == State.SENT
+
+
+def test_no_connection_is_held_while_a_mail_is_sent(
+    alice: User, postbox: Postbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for(alice)
+    held: list[object] = []
+
+    def send(notification: Notification, letter: Letter) -> str:
+        held.append(connection.connection)
+        return "250 OK"
+
+    monkeypatch.setattr(postbox, "send", send)
+    assert outbox.work() == 1
+    assert held == [None]
 
 
 def test_two_sweepers_take_back_once(alice: User) -> None:
@@ -406,7 +466,7 @@ def test_a_stopping_worker_hands_back_what_hangs(
 def hang(postbox: Postbox, monkeypatch: pytest.MonkeyPatch) -> tuple[Callable[[], None], Callable[[], bool]]:
     began, released = threading.Event(), threading.Event()
 
-    def send(notification: Notification) -> str:
+    def send(notification: Notification, letter: Letter) -> str:
         began.set()
         released.wait(10)
         return "250 OK"
