@@ -45,6 +45,8 @@ JITTER = 0.25
 MAX_ANSWER = 1024
 # How many of what waits one digest sums up at most.
 MAX_DIGEST = 10_000
+# How many old digests one sweep deletes.
+PRUNED_AT_ONCE = 200
 # The class of the advisory locks on receivers; any number that nothing else in this database uses.
 RECEIVER_LOCK = 731_562_003
 
@@ -178,6 +180,9 @@ class Notification(models.Model):
                 name="notification_dead_letters",
             ),
             models.Index(fields=("-created_at",), name="notification_newest"),
+            models.Index(
+                fields=("finished_at",), condition=models.Q(event="digest"), name="notification_old_digests"
+            ),
         )
         constraints = (
             models.UniqueConstraint(
@@ -266,7 +271,7 @@ class Notification(models.Model):
 
     @classmethod
     def _head(cls, channels: list[str]) -> "Notification | None":
-        due = cls.objects.filter(state=cls.State.PENDING, channel__in=channels, due_at__lte=clock())
+        due = cls.objects.filter(state=cls.State.PENDING, channel__in=channels, due_at__lte=Now())
         return due.select_for_update(skip_locked=True).order_by("due_at").first()
 
     def _within_limits(self) -> "Notification | None":
@@ -278,7 +283,7 @@ class Notification(models.Model):
             return self
         fetch("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [RECEIVER_LOCK, str(self.user_id)])
         theirs = Notification.objects.filter(user=self.user_id, channel=self.channel)
-        lately = theirs.filter(first_tried_at__gt=clock() - timedelta(seconds=settings.MAIL_PERIOD))
+        lately = theirs.filter(first_tried_at__gt=Now() - timedelta(seconds=settings.MAIL_PERIOD))
         tried = [
             each.first_tried_at for each in lately.order_by("-first_tried_at").only("first_tried_at")[:limit]
         ]
@@ -449,13 +454,16 @@ class Notification(models.Model):
     @classmethod
     def is_any_due(cls, channels: Iterable[str]) -> bool:
         return cls.objects.filter(
-            state=cls.State.PENDING, channel__in=list(channels), due_at__lte=clock()
+            state=cls.State.PENDING, channel__in=list(channels), due_at__lte=Now()
         ).exists()
 
     @classmethod
     def prune_digests(cls, days: float) -> None:
         """Forget digests as their executions are: what they sum up goes with those."""
-        cls.objects.filter(event=cls.Event.DIGEST, finished_at__lt=clock() - timedelta(days=days)).delete()
+        old = cls.objects.filter(event=cls.Event.DIGEST, finished_at__lt=Now() - timedelta(days=days))
+        ids = list(old.order_by("finished_at").values_list("id", flat=True)[:PRUNED_AT_ONCE])
+        if ids:
+            cls.objects.filter(id__in=ids).delete()
 
 
 class Delivery(models.Model):
