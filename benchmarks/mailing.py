@@ -10,7 +10,6 @@ import os
 import sys
 import time
 import uuid
-from itertools import count as endless
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -36,8 +35,8 @@ def main() -> None:
     sys.stdout.buffer.write(orjson.dumps(found))
 
 
-def running(count: int, owner_id: uuid.UUID | None) -> "list[Execution]":
-    """Store so many that run, of a user who wants mails, or of somebody without an account."""
+def running(count: int, owner_id: uuid.UUID | None, notify: bool = True) -> "list[Execution]":
+    """Store so many that run, of a user who wants mails or not, or of somebody without an account."""
     from main.models import Execution
 
     return list(
@@ -47,7 +46,7 @@ def running(count: int, owner_id: uuid.UUID | None) -> "list[Execution]":
             "SELECT gen_random_uuid(), 'instant_flow', %s, '{}', 'RUNNING', 1, 0, 'bench/1/1', 60, '{}', '', "
             "clock_timestamp(), clock_timestamp(), %s, %s, 'normal', n, '', %s FROM generate_series(1, %s) AS n "
             "RETURNING *",
-            [KIND, owner_id, owner_id or uuid.uuid4(), owner_id is not None, count],
+            [KIND, owner_id, owner_id or uuid.uuid4(), notify and owner_id is not None, count],
         )
     )
 
@@ -95,15 +94,21 @@ def send(count: int, port: int) -> dict[str, float]:
 
 
 def finish(count: int, port: int) -> dict[str, float]:
-    """End so many of both kinds in turn; return the milliseconds that the end of one takes."""
-    kinds = {"asked": running(count, new_owner()), "unasked": running(count, None)}
-    found: dict[str, list[float]] = {"asked": [], "unasked": []}
-    for turn, pair in zip(endless(), zip(*kinds.values(), strict=True), strict=False):
-        names = list(kinds) if turn % 2 else list(reversed(kinds))
+    """End so many of each kind in turn; return the milliseconds that the end of one takes.
+
+    Their owner asked for a mail, or has an account and did not, or is a visitor.
+    """
+    kinds = {
+        "asked": running(count, new_owner()),
+        "unasked": running(count, new_owner(), notify=False),
+        "visitor": running(count, None),
+    }
+    found: dict[str, list[float]] = {name: [] for name in kinds}
+    for turn in range(count):
+        names = list(kinds)[turn % 3 :] + list(kinds)[: turn % 3]
         for name in names:
-            execution = pair[list(kinds).index(name)]
             began = time.perf_counter()
-            execution.finish(result=RESULT)
+            kinds[name][turn].finish(result=RESULT)
             found[name].append(1000 * (time.perf_counter() - began))
     return {name: median(each) for name, each in found.items()}
 

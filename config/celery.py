@@ -27,6 +27,5 @@ def _leave_logging_alone(**_: Any) -> None:
     """Django's set-up has applied LOGGING; Celery would put its own over it, unless somebody answers here."""
 
 
-app.autodiscover_tasks(
-    ["main", "notifications"]
-)  # after the set-up: both answer the same signal, in this order
+# After the set-up: both answer the same signal, in this order.
+app.autodiscover_tasks(["main", "notifications"])

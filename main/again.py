@@ -91,6 +91,7 @@ def _start(execution: Execution, **fields: Any) -> Execution:
         visitor=execution.visitor,
         priority=execution.priority,
         origin=execution,
+        notify=execution.notify,
         **fields,
     )
 

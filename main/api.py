@@ -152,6 +152,15 @@ def body_of(request: Request, *fields: str) -> dict[str, Any]:
     return body
 
 
+def boolean_of(body: dict[str, Any], field: str) -> bool:
+    """Return a field of a request that is true or false; raises Invalid."""
+    value = body.get(field)
+    if not isinstance(value, bool):
+        sentence = _("“%(name)s” is either true or false.") % {"name": field}
+        raise Invalid(sentence, {field: [sentence]})
+    return value
+
+
 class JSONRenderer(renderers.BaseRenderer):
     media_type = "application/json"
     format = "json"

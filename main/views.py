@@ -21,7 +21,7 @@ from rest_framework.views import APIView
 from main import docs, sse
 from main.access import ticket_for, viewer_of
 from main.again import REFUSALS, Way, requested_way
-from main.api import Conflict, Invalid, body_of, count_start, problem, safe_only, wants_page
+from main.api import Conflict, Invalid, body_of, boolean_of, count_start, problem, safe_only, wants_page
 from main.availability import why_unavailable
 from main.channel import history, latest
 from main.chat_models import describe_chat_model
@@ -117,15 +117,6 @@ def _notify(request: Request, body: dict[str, Any]) -> bool:
             _("Sign in to be told when it ends: mails go to the addresses of accounts alone.")
         )
     return True
-
-
-def boolean_of(body: dict[str, Any], field: str) -> bool:
-    """Return a field of a request that is true or false; raises Invalid."""
-    value = body.get(field)
-    if not isinstance(value, bool):
-        sentence = _("“%(name)s” is either true or false.") % {"name": field}
-        raise Invalid(sentence, {field: [sentence]})
-    return value
 
 
 def _requested_flow(body: dict[str, Any]) -> Flow:

@@ -21,6 +21,8 @@ from notifications.unsubscribe import unsubscribe_address
 MAX_RESULT = 4000
 MAX_SUBJECT = 150
 MAX_NAMED = 20
+# Characters of a flow's title in a subject: its outcome stands behind it.
+MAX_TITLE = 100
 # Characters that turn the direction of text around.
 TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
 LINK = re.compile(r"\[([^\[\]\n]*|\[[^\]\n]*\])\]\(<?([^)>\s]*)>?\)")
@@ -67,8 +69,7 @@ REASONS = {
 def _ended(execution: Execution) -> tuple[str, dict[str, Any]]:
     title = one_line(execution.title)
     outcome = _outcome(execution)
-    subject = f"{title}: {outcome}"
-    return subject[:MAX_SUBJECT], {
+    return f"{title[:MAX_TITLE]}: {outcome}", {
         "title": title,
         "outcome": outcome,
         "state": execution.state,

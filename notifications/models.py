@@ -29,7 +29,7 @@ from django.utils.timezone import now
 from django.utils.translation import gettext_lazy as _
 
 from main import bells
-from main.database import clock, fetch
+from main.database import clock, execute, fetch
 from main.models import Execution
 
 # The Celery task, and the queue that it alone is in.
@@ -277,9 +277,7 @@ class Notification(models.Model):
     def _within_limits(self) -> "Notification | None":
         """Return what is to be sent to this one's receiver: itself, or a digest; None where it has to wait."""
         limit = settings.MAILS_PER_RECEIVER
-        if (
-            not limit or self.attempt or self.event == self.Event.DIGEST
-        ):  # what was tried once is not another one
+        if not limit or self.first_tried_at:  # it was counted when it was tried first
             return self
         fetch("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [RECEIVER_LOCK, str(self.user_id)])
         theirs = Notification.objects.filter(user=self.user_id, channel=self.channel)
@@ -290,8 +288,10 @@ class Notification(models.Model):
         if len(tried) == limit and tried[-1]:
             self._wait_until(tried[-1] + timedelta(seconds=settings.MAIL_PERIOD))
             return None
+        if self.attempt:  # it is sent again: summed up it would be another mail
+            return self
         left = limit - len(tried)
-        due = theirs.filter(state=self.State.PENDING, attempt=0, due_at__lte=clock(), event=self.Event.ENDED)
+        due = theirs.filter(state=self.State.PENDING, attempt=0, due_at__lte=clock())
         waiting = due.select_for_update(skip_locked=True).order_by("due_at").values_list("id", flat=True)
         if len(waiting[: left + 1]) <= left:
             return self
@@ -299,14 +299,13 @@ class Notification(models.Model):
 
     def _wait_until(self, moment: datetime) -> None:
         """Put off all that waits for this one's receiver, so that it is in nobody's way meanwhile."""
-        fetch(
+        execute(
             """
             UPDATE notifications_notification SET due_at = %s WHERE id IN (
                 SELECT id FROM notifications_notification
-                WHERE user_id = %s AND channel = %s AND state = 'PENDING' AND attempt = 0 AND event = 'ended'
-                    AND due_at < %s
+                WHERE user_id = %s AND channel = %s AND state = 'PENDING' AND first_tried_at IS NULL AND due_at < %s
                 FOR UPDATE SKIP LOCKED
-            ) RETURNING 1
+            )
             """,
             [moment, self.user_id, self.channel, moment],
         )
@@ -337,13 +336,12 @@ class Notification(models.Model):
     @classmethod
     def renew_leases(cls, held: Sequence[tuple[uuid.UUID, int]]) -> None:
         """Keep what a worker process is sending, by id and attempt. (Its name may be that of one that died before.)"""
-        fetch(
+        execute(
             """
             UPDATE notifications_notification AS notification
             SET lease_until = clock_timestamp() + %s * interval '1 second'
             FROM unnest(%s::uuid[], %s::int[]) AS held(id, attempt)
             WHERE notification.id = held.id AND notification.attempt = held.attempt AND state = 'SENDING'
-            RETURNING 1
             """,
             [LEASE, [claim[0] for claim in held], [claim[1] for claim in held]],
         )
@@ -364,18 +362,15 @@ class Notification(models.Model):
         rows = fetch(
             f"""
             WITH theirs AS (
-                SELECT id FROM notifications_notification WHERE state = 'SENDING' AND {condition}
+                SELECT id, first_tried_at < clock_timestamp() - %s * interval '1 hour' AS is_late
+                FROM notifications_notification WHERE state = 'SENDING' AND {condition}
                 FOR UPDATE SKIP LOCKED
             ), back AS (
                 UPDATE notifications_notification AS notification SET
                     lease_until = NULL, worker = '', due_at = clock_timestamp(),
                     state = CASE WHEN is_late THEN 'FAILED' ELSE 'PENDING' END,
                     finished_at = CASE WHEN is_late THEN clock_timestamp() END
-                FROM theirs, LATERAL (
-                    SELECT first_tried_at < clock_timestamp() - %s * interval '1 hour' AS is_late
-                    FROM notifications_notification WHERE id = theirs.id
-                ) age
-                WHERE notification.id = theirs.id
+                FROM theirs WHERE notification.id = theirs.id
                 RETURNING notification.id, attempt, claimed_at
             )
             INSERT INTO notifications_delivery (notification_id, attempt, at, outcome, answer, seconds)
@@ -383,7 +378,7 @@ class Notification(models.Model):
                 extract(epoch FROM clock_timestamp() - claimed_at) FROM back
             RETURNING 1
             """,  # noqa: S608 — our own texts
-            [*parameters, settings.MAIL_RETRY_HOURS, why],
+            [settings.MAIL_RETRY_HOURS, *parameters, why],
         )
         return len(rows)
 
@@ -456,6 +451,13 @@ class Notification(models.Model):
         return cls.objects.filter(
             state=cls.State.PENDING, channel__in=list(channels), due_at__lte=Now()
         ).exists()
+
+    @classmethod
+    def count_overdue(cls, seconds: float) -> int:
+        """Count what nobody has taken for so many seconds since it was due."""
+        return cls.objects.filter(
+            state=cls.State.PENDING, due_at__lt=Now() - timedelta(seconds=seconds)
+        ).count()
 
     @classmethod
     def prune_digests(cls, days: float) -> None:

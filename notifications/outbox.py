@@ -28,6 +28,9 @@ SWEEP = 2.0
 # Seconds for which the outcome of a try is kept where the database is away: without it the mail would be sent again.
 RECORD_PATIENCE = 600.0
 
+# What is written down of a try that ended in an error of ours.
+STUMBLED = "It could not be sent. The server’s log says why."
+
 workplace = Workplace(QUEUE, capacity=1)
 # The claims that threads of this process are sending, by id and attempt.
 _held: set[tuple[uuid.UUID, int]] = set()
@@ -84,17 +87,16 @@ def _deliver(notification: Notification) -> None:
 def _send(notification: Notification) -> tuple[Delivery.Outcome, str]:
     try:
         written = with_database(partial(letter, notification))
-        answer = channels()[notification.channel].send(
-            notification, written
-        )  # and holds no connection meanwhile
+        # What follows may take long, and holds no connection to the database.
+        answer = channels()[notification.channel].send(notification, written)
     except NotSentError as error:
         is_put_off = isinstance(error, PutOff)
         return (Delivery.Outcome.PUT_OFF if is_put_off else Delivery.Outcome.REFUSED), str(error)
     except DATABASE_AWAY as error:  # while it was written
         return Delivery.Outcome.PUT_OFF, type(error).__name__
-    except Exception as error:
-        logger.exception("notification %s could not be written", notification.id)
-        return Delivery.Outcome.PUT_OFF, f"{type(error).__name__}: {error}"
+    except Exception:  # its text may say what is nobody's business but the server's
+        logger.exception("notification %s could not be sent", notification.id)
+        return Delivery.Outcome.PUT_OFF, STUMBLED
     return Delivery.Outcome.SENT, answer
 
 

@@ -18,9 +18,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.models import User
-from main.api import Conflict, body_of, safe_only
+from main.api import Conflict, body_of, boolean_of, safe_only
 from main.models import Execution
-from main.views import boolean_of, visible
+from main.views import visible
 from notifications import mail_folder
 from notifications.forms import PreferenceForm
 from notifications.models import Notification, Preference

@@ -53,8 +53,12 @@ TIMES: Filters = {
 
 
 class Source(NamedTuple):
-    """One kind of dead letters. All of them know the same filters, and have `id` and `finished_at`."""
+    """One kind of dead letters. All of them know the same filters, and have `id` and `finished_at`.
 
+    `letters` are those of the `rows` that are dead letters.
+    """
+
+    rows: Callable[[], QuerySet[Any]]
     letters: Callable[[], QuerySet[Any]]
     filters: Filters
     light: Callable[[QuerySet[Any]], QuerySet[Any]]
@@ -181,11 +185,8 @@ class Done(NamedTuple):
 
 def find(letter_id: uuid.UUID) -> tuple[Source, Any]:
     """Return what has that id, and of which type it is; raises NotFound."""
-    for source, rows in (
-        (SOURCES["execution"], Execution.objects.defer("result", "usage")),
-        (SOURCES["notification"], Notification.objects.all()),
-    ):
-        if row := rows.filter(id=letter_id).first():
+    for source in SOURCES.values():
+        if row := source.rows().filter(id=letter_id).first():
             return source, row
     raise NotFound(_("There is no such dead letter."))
 
@@ -313,6 +314,7 @@ def _drop_notification(notification: Notification) -> None:
 
 SOURCES = {
     "execution": Source(
+        rows=lambda: Execution.objects.defer("result", "usage"),
         letters=Execution.dead_letters,
         filters={
             "flow": lambda value: Q(flow=value),
@@ -326,6 +328,7 @@ SOURCES = {
         drop=drop,
     ),
     "notification": Source(
+        rows=Notification.objects.all,
         letters=Notification.dead_letters,
         filters={
             "flow": lambda value: Q(execution__flow=value),

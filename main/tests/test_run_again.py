@@ -12,7 +12,7 @@ from main.again import WAYS, requeue, run_again, run_again_from_failed_step
 from main.api import Conflict
 from main.models import Execution, Step
 from main.registry import load_flows
-from main.tests.platform import Visitor
+from main.tests.platform import Platform, Visitor
 from main.tests.rows import at_once, claimed, step_record
 from main.tests.streams import messages_of
 
@@ -62,9 +62,10 @@ def test_from_the_start_everything_is_done_again(visitor: Visitor, failed: str, 
     assert (tmp_path / f"paid-{started['id']}:Pay").exists()
 
 
-def test_a_watcher_sees_the_kept_steps_before_a_worker_takes_it(visitor: Visitor, failed: str) -> None:
-    started = run_again_from_failed_step(Execution.objects.get(id=failed))
-    snapshot = started.snapshot().public()["details"]
+def test_a_watcher_sees_the_kept_steps_before_a_worker_takes_it(platform: Platform, failed: str) -> None:
+    with platform["worker-io"].paused():
+        started = run_again_from_failed_step(Execution.objects.get(id=failed))
+        snapshot = started.snapshot().public()["details"]
     assert [step["name"] for step in snapshot["steps"]] == ["Draw", "Pay"]
     assert snapshot["progress"] > 0
 
@@ -119,6 +120,7 @@ def test_what_failed_or_expired_is_a_dead_letter(dead_letter: Execution) -> None
 
 @pytest.mark.parametrize("way", WAYS.values())
 def test_a_dead_letter_is_requeued_once(dead_letter: Execution, way: Any) -> None:
+    Execution.objects.filter(id=dead_letter.id).update(notify=True)
     outcomes = at_once(*[lambda: requeue(Execution.objects.get(id=dead_letter.id), way)] * 3)
     assert sorted(type(each).__name__ for each in outcomes) == ["Conflict", "Conflict", "Execution"]
     (started,) = dead_letter.runs_again.all()
@@ -127,6 +129,7 @@ def test_a_dead_letter_is_requeued_once(dead_letter: Execution, way: Any) -> Non
         dead_letter.priority,
         dead_letter.inputs,
     )
+    assert started.notify, "who asked to be told is told of this end as well"
     assert not Execution.dead_letters().exists()
 
 

@@ -8,16 +8,14 @@ from pytest_django import DjangoAssertNumQueries
 
 from accounts.models import User
 from main import bells, execution_pages
-from main.database import clock
 from main.tests.admin_pages import act, expect_nothing_inline, messages_of, permit, text_of
-from main.tests.rows import claimed
 from notifications.models import Delivery, Notification
+from notifications.tests.rows import tried
 
 pytestmark = pytest.mark.django_db
 
 LIST = "/admin/notifications/notification/"
 LETTERS = "/admin/ops/deadletter/"
-ANSWER = "550 5.1.1 <No such user>"
 
 
 @pytest.fixture(autouse=True)
@@ -38,19 +36,6 @@ def carol(client: Client) -> User:
 def admin(client: Client) -> Client:
     client.force_login(User.objects.create_superuser("dave@example.com"))
     return client
-
-
-def tried(user: User, outcome: Delivery.Outcome = Delivery.Outcome.REFUSED) -> Notification:
-    """A notification that was tried once."""
-    execution = claimed(owner=user, notify=True)
-    execution.finish(result=1)
-    Notification.objects.filter(execution=execution).update(
-        state="SENDING", attempt=1, claimed_at=clock(), first_tried_at=clock()
-    )
-    notification = Notification.objects.get(execution=execution)
-    assert notification.record(outcome, ANSWER, 0.12)
-    notification.refresh_from_db()
-    return notification
 
 
 def page_of(notification: Notification) -> str:

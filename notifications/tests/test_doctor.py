@@ -1,13 +1,16 @@
 """What the doctor says about mail."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from pytest_django import Settings
 
 from accounts.models import User
+from main.database import clock
 from main.management.commands.doctor import mail
 from main.tests.rows import claimed
+from notifications.models import Notification
 
 pytestmark = pytest.mark.django_db
 
@@ -33,4 +36,13 @@ def test_it_is_red_where_mails_wait_for_a_server(settings: Settings, alice: User
     assert not mail().cure
     claimed(owner=alice, notify=True).finish()
     assert mail().text.endswith(" 1 do.")
+    assert mail().cure
+
+
+def test_it_is_red_where_mails_are_due_and_nobody_takes_them(settings: Settings, alice: User) -> None:
+    settings.EMAIL_URL, settings.EMAIL_SERVICE = "", ""
+    claimed(owner=alice, notify=True).finish()
+    assert not mail().cure, "it was due just now"
+    Notification.objects.update(due_at=clock() - timedelta(minutes=2))
+    assert mail().text == "1 mails have waited over 60 s."
     assert mail().cure

@@ -79,6 +79,11 @@ def test_a_result_that_is_no_text_is_shown_as_json(alice: User) -> None:
     assert '"città": [\n' in letter(notification_of(alice, result={"città": [1, 2]})).text
 
 
+def test_a_long_title_leaves_room_for_the_outcome(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Execution, "title", "Title " * 100)
+    assert letter(notification_of(alice)).subject.endswith(": finished")
+
+
 def test_html_is_text(alice: User) -> None:
     written = letter(notification_of(alice, result="<b>bold</b> & <script>alert(1)</script>"))
     assert "<b>bold</b> & <script>alert(1)</script>" in written.text

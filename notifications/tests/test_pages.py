@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -228,6 +228,15 @@ def test_a_page_that_watched_to_the_end_withdraws_the_mail(signed_in: Page, alic
     expect(signed_in.locator(HISTORY)).to_contain_text("Its owner watched it to the end.", timeout=RUNNING_ON)
     notification = Notification.objects.get(execution=execution)
     assert notification.state == Notification.State.SKIPPED
+    assert asked == ["POST seen"]
+
+
+def test_a_page_whose_clock_is_fast_says_so_as_well(signed_in: Page, alice: User) -> None:
+    signed_in.clock.install(time=datetime.now() + timedelta(hours=1))
+    asked = requests_to(signed_in, "/seen")
+    long_one(signed_in, alice)
+    expect_done(signed_in)
+    expect(signed_in.locator(HISTORY)).to_contain_text("Its owner watched it to the end.", timeout=RUNNING_ON)
     assert asked == ["POST seen"]
 
 

@@ -11,8 +11,8 @@ from pytest_django import DjangoAssertNumQueries
 from accounts.models import User
 from main import bells
 from main.database import clock
-from main.tests.rows import claimed
 from notifications.models import Delivery, Notification
+from notifications.tests.rows import ANSWER, tried
 from ops.tests.conftest import dead_letter
 
 pytestmark = pytest.mark.django_db
@@ -24,18 +24,6 @@ ADDRESS = "/api/v1/ops/dead-letters"
 def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """No worker of a running platform is woken."""
     monkeypatch.setattr(bells, "ring", lambda *_, **__: None)
-
-
-def undelivered(user: User, flow: str = "count_flow") -> Notification:
-    execution = claimed(owner=user, flow=flow, notify=True)
-    execution.finish(result=1)
-    Notification.objects.filter(execution=execution).update(
-        state="SENDING", attempt=1, claimed_at=clock(), first_tried_at=clock()
-    )
-    notification = Notification.objects.get(execution=execution)
-    assert notification.record(Delivery.Outcome.REFUSED, "550 No such user", 0.1)
-    notification.refresh_from_db()
-    return notification
 
 
 def listed(client: Client, **query: str) -> list[dict[str, Any]]:
@@ -54,7 +42,7 @@ def letters() -> "QuerySet[Notification]":
 
 
 def test_it_says_to_whom_about_what_and_why(staff: Client, bob: User) -> None:
-    notification = undelivered(bob)
+    notification = tried(bob)
     (row,) = listed(staff)
     assert datetime.fromisoformat(row.pop("created_at")) == notification.created_at
     assert datetime.fromisoformat(row.pop("finished_at")) == notification.finished_at
@@ -66,13 +54,13 @@ def test_it_says_to_whom_about_what_and_why(staff: Client, bob: User) -> None:
         "title": "Count",
         "owner": "bob@example.com",
         "channel": "email",
-        "error": {"type": "delivery", "message": "550 No such user", "retryable": False},
+        "error": {"type": "delivery", "message": ANSWER, "retryable": False},
         "attempt": 1,
     }
 
 
 def test_what_was_only_put_off_for_too_long_may_be_taken_later(staff: Client, bob: User) -> None:
-    notification = undelivered(bob)
+    notification = tried(bob)
     Delivery.objects.filter(notification=notification).update(at=clock() - timedelta(hours=1))
     last = {"outcome": "put_off", "answer": "451 Later", "at": clock(), "seconds": 0.1}
     Delivery.objects.create(notification=notification, attempt=2, **last)
@@ -95,7 +83,7 @@ def test_a_digest_has_no_execution(staff: Client, bob: User) -> None:
 @pytest.mark.parametrize("act", ["requeue", "drop"])
 @pytest.mark.parametrize("many", [False, True])
 def test_staff_act_on_mails(ask: Any, bob: User, role: str, status: int, act: str, many: bool) -> None:
-    notification = undelivered(bob)
+    notification = tried(bob)
     path = f"{ADDRESS}/{act}" if many else f"{ADDRESS}/{notification.id}/{act}"
     assert ask(role, "POST", path, '{"filter": {"error": "delivery"}}' if many else "{}") == status
     assert letters().exists() is (status == 403)
@@ -104,7 +92,7 @@ def test_staff_act_on_mails(ask: Any, bob: User, role: str, status: int, act: st
 def test_both_types_stand_in_one_list_page_by_page(staff: Client, bob: User) -> None:
     expected = []
     for number in range(6):
-        letter: Any = undelivered(bob) if number % 2 else dead_letter(owner=bob)
+        letter: Any = tried(bob) if number % 2 else dead_letter(owner=bob)
         moment = clock() - timedelta(hours=number // 2)  # two of each time
         type(letter).objects.filter(id=letter.id).update(finished_at=moment)
         expected.append(str(letter.id))
@@ -128,7 +116,7 @@ def test_mails_cost_the_same_however_many_there_are(
 ) -> None:
     for count in (2, 10):
         for _ in range(count):
-            undelivered(bob)
+            tried(bob)
         # Session, user, the executions, the mails.
         with django_assert_num_queries(4):
             assert len(listed(staff)) >= count
@@ -149,7 +137,7 @@ def test_mails_cost_the_same_however_many_there_are(
 )
 def test_filters_hold_for_both(staff: Client, bob: User, query: dict[str, str], types: list[str]) -> None:
     dead_letter(owner=bob)
-    undelivered(bob)
+    tried(bob)
     assert sorted(row["type"] for row in listed(staff, **query)) == types
 
 
@@ -162,7 +150,7 @@ def test_an_unknown_type_is_refused(staff: Client) -> None:
 
 
 def test_a_mail_is_sent_again_once(staff: Client, bob: User) -> None:
-    notification = undelivered(bob)
+    notification = tried(bob)
     assert post(staff, f"{notification.id}/requeue").json() == {"id": str(notification.id)}
     assert post(staff, f"{notification.id}/requeue").status_code == 409
     notification.refresh_from_db()
@@ -171,7 +159,7 @@ def test_a_mail_is_sent_again_once(staff: Client, bob: User) -> None:
 
 
 def test_a_mail_is_dropped_once(staff: Client, bob: User) -> None:
-    notification = undelivered(bob)
+    notification = tried(bob)
     assert post(staff, f"{notification.id}/drop").status_code == 200
     assert post(staff, f"{notification.id}/drop").status_code == 409
     assert post(staff, f"{notification.id}/requeue").json()["error"]
@@ -180,7 +168,7 @@ def test_a_mail_is_dropped_once(staff: Client, bob: User) -> None:
 
 @pytest.mark.parametrize("act", ["requeue", "drop"])
 def test_many_of_both_types_at_once(staff: Client, bob: User, act: str) -> None:
-    ids = [str(undelivered(bob).id), str(dead_letter(owner=bob).id)]
+    ids = [str(tried(bob).id), str(dead_letter(owner=bob).id)]
     answer = post(staff, act, {"ids": ids}).json()
     done = {"requeue": "requeued", "drop": "dropped"}[act]
     assert [row["id"] for row in answer[done]] == ids
@@ -188,7 +176,7 @@ def test_many_of_both_types_at_once(staff: Client, bob: User, act: str) -> None:
 
 
 def test_a_filter_chooses_among_both(staff: Client, bob: User) -> None:
-    undelivered(bob)
+    tried(bob)
     execution = dead_letter(owner=bob)
     assert len(post(staff, "drop", {"filter": {"type": "notification"}}).json()["dropped"]) == 1
     assert [row["id"] for row in listed(staff)] == [str(execution.id)]

@@ -38,6 +38,7 @@ export class Mail {
   #timer = 0;
   #isSeen = false;
   #wasFinal = false;
+  #sawEnd = false;
   #isClosed = false;
 
   /** @param complain(text, passes) shows what went wrong, beside what else does */
@@ -58,7 +59,10 @@ export class Mail {
   /** The execution's record has changed. */
   update() {
     const final = isFinal(this.record);
-    if (final && !this.#wasFinal) this.#plan(AFTER_END);
+    if (final && !this.#wasFinal) {
+      this.#sawEnd = true;
+      this.#plan(AFTER_END);
+    }
     this.#wasFinal = final;
     this.choice.hidden = final || !this.#told?.may_ask || this.record.connection === "gone";
     this.history.hidden = !final || !this.#told?.notifications.length;
@@ -129,7 +133,8 @@ export class Mail {
   #saySeen() {
     const { is_owner, notifications } = this.#told;
     const waits = notifications.some(({ reason, state }) => reason === "long" && state === "PENDING");
-    const isFresh = Date.now() - Date.parse(this.record.finished_at) < JUST_ENDED;
+    // Clocks may differ: where the end was seen as it came, none is asked.
+    const isFresh = this.#sawEnd || Date.now() - Date.parse(this.record.finished_at) < JUST_ENDED;
     if (this.#isSeen || this.#isClosed || !is_owner || !waits || !isFresh) return;
     if (document.visibilityState !== "visible") return;
     this.#isSeen = true;

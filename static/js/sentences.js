@@ -59,6 +59,7 @@ const SENTENCES = [
   gettext_noop("The receiver has unsubscribed."),
   gettext_noop("The receiver has no active account any more."),
   gettext_noop("Its owner watched it to the end."),
+  gettext_noop("It could not be sent. The server’s log says why."),
   gettext_noop("The address is not valid."),
   gettext_noop("The worker stopped."),
   gettext_noop("The worker died, or was cut off."),
