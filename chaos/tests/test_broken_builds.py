@@ -30,12 +30,13 @@ from config.servers import Servers
 
 BUILDS = ("", "no_fence", "no_journal", "no_sweeper", "no_outbox")
 WITH_MAIL = ("", "no_outbox")
-SHAPE = Shape(web=1, io=2, cpu=0, notifications=0)
 FLOWS = ("steps_flow", "effects_flow", "branches_flow")
 EXECUTIONS = [
     replace(start, seconds=7.0, cancel_after=None)
     for start in starts(seed=1, count=8, seconds=1.0, flows=FLOWS)
 ]
+# One worker has no place for all of them, so that each has something to lose.
+SHAPE = Shape(web=1, io=2, cpu=0, notifications=0, threads=len(EXECUTIONS) - 1)
 # Seconds in which every execution has finished a step, in which leases run out, and in which all ends.
 STEP_PATIENCE, LEASE_PATIENCE, PATIENCE = 30.0, 22.0, 12.0
 MAIL_PATIENCE = 60.0
